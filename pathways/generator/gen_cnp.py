@@ -1,0 +1,187 @@
+"""GEN-CNP: the generator that predicts a pathway from a frozen target's feature maps."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pathways.generator.decoder import PathwayDecoders
+from pathways.generator.distiller import PathwayDistillation
+from pathways.generator.embedder import FeatureEmbedders
+from pathways.sites import Sites
+
+FORMAT_VERSION = 1
+
+
+class GenCNP(nn.Module):
+    """Generator of class-relevant neural pathways.
+
+    Feature maps of all sites -> Recursive Feature Embedders -> Pathway Distillation Network ->
+    Recursive Pathway Decoders -> importance in (0, 1) per neuron -> distance-aware quantisation ->
+    0/1 mask. After training, an explanation is one forward pass.
+
+    Args:
+        sites (Sites): sites of the target, ``target.sites``.
+        num_classes (int): K, number of classes of the target.
+        width (int): d, width of the codes; divisible by ``heads``.
+        layers (int): transformer layers of the distillation network.
+        heads (int): attention heads.
+        pool (int): side of the pooled feature maps for channel granularity (units keep their own).
+        min_keep (float): every site keeps at least this share of its neurons (at least one), the
+            most important ones; in [0, 1]. Without a floor early sites collapse and the mask alone
+            carries the class.
+        sigma (float): width of the quantiser's distance kernel, > 0.
+        gamma (float): temperature of the quantiser, > 0.
+        start (float): initial score; sigmoid(2) = 0.88, so every neuron starts on.
+
+    Raises:
+        ValueError: a value outside its range.
+
+    Source: arXiv:2309.09887 (parts and order); arXiv:2108.06983 (quantiser); layers our choice.
+
+    Example:
+        >>> from pathways.sites import Site, Sites
+        >>> sites = Sites([Site("a", 0, "relu", (6, 8, 8)), Site("b", 0, "relu", (10,))])
+        >>> generator = GenCNP(sites, num_classes=3, width=16).eval()
+        >>> importance, logits = generator([torch.randn(2, 6, 8, 8), torch.randn(2, 10)])
+        >>> importance.shape, generator.masks(importance).unique().tolist()
+        (torch.Size([2, 16]), [1.0])
+    """
+
+    def __init__(
+        self,
+        sites: Sites,
+        num_classes: int,
+        *,
+        width: int = 64,
+        layers: int = 1,
+        heads: int = 4,
+        pool: int = 4,
+        min_keep: float = 0.05,
+        sigma: float = 1.0,
+        gamma: float = 2.0,
+        start: float = 2.0,
+    ) -> None:
+        super().__init__()
+        if len(sites) == 0:
+            raise ValueError("GenCNP: sites must hold at least one site, got none")
+        if num_classes < 1:
+            raise ValueError(f"GenCNP: num_classes must be at least 1, got {num_classes}")
+        if width < 1 or heads < 1 or width % heads != 0:
+            raise ValueError(
+                f"GenCNP: width must be a positive multiple of heads, got width={width}, heads={heads}"
+            )
+        if layers < 1 or pool < 1:
+            raise ValueError(
+                f"GenCNP: layers and pool must be at least 1, got layers={layers}, pool={pool}"
+            )
+        if not 0.0 <= min_keep <= 1.0:
+            raise ValueError(f"GenCNP: min_keep must be in [0, 1], got {min_keep}")
+        if not (sigma > 0 and gamma > 0):
+            raise ValueError(
+                f"GenCNP: sigma and gamma must be positive, got sigma={sigma}, gamma={gamma}"
+            )
+        self.config: dict[str, Any] = {
+            "num_classes": num_classes,
+            "width": width,
+            "layers": layers,
+            "heads": heads,
+            "pool": pool,
+            "min_keep": min_keep,
+            "sigma": sigma,
+            "gamma": gamma,
+            "start": start,
+        }
+        self.sites = sites
+        self.sizes: list[int] = list(sites.sizes)
+        self.floors: list[int] = [max(1, math.ceil(min_keep * size)) for size in sites.sizes]
+        self.sigma = float(sigma)
+        self.gamma = float(gamma)
+        unit = sites.granularity == "unit"
+        channels = [site.channels for site in sites]
+        self.embedders = FeatureEmbedders(channels, width, pool=0 if unit else pool)
+        self.distillation = PathwayDistillation(len(sites), width, num_classes, layers, heads)
+        self.decoders = PathwayDecoders(channels, width, unit, start)
+
+    def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Importance of every neuron.
+
+        Args:
+            features (list of Tensor[N, C, *space]): clean activations of every site
+                (:meth:`pathways.GatedTarget.features`).
+
+        Returns:
+            importance (Tensor[N, D], in (0, 1), flat, site order) and auxiliary logits (Tensor[N, K]).
+        """
+        codes, maps = self.embedders(features)
+        codes, class_code, auxiliary = self.distillation(codes)
+        scores = self.decoders(codes, class_code, maps)
+        return torch.cat(scores, dim=1).float().sigmoid(), auxiliary
+
+    @torch.jit.export
+    def masks(self, importance: Tensor) -> Tensor:
+        """0/1 mask ``[N, D]`` of importance ``[N, D]``, with the floor of every site.
+
+        The gradient is the distance-aware quantiser's, also for neurons that only the floor keeps.
+        """
+        mask = torch.ops.pathways.binarize(importance, self.sigma, self.gamma)
+        floor = torch.zeros_like(mask)
+        start = 0
+        for i, size in enumerate(self.sizes):
+            part = importance[:, start : start + size]
+            top = part.topk(self.floors[i], dim=1)[1]
+            floor[:, start : start + size].scatter_(1, top, 1.0)
+            start += size
+        return mask + (floor * (1.0 - mask)).detach()
+
+    def save(self, path: str | os.PathLike[str], fingerprint: str = "") -> None:
+        """Write weights, configuration and site table to one safetensors file.
+
+        Args:
+            path (path): file to write; replaced in one step, so that a failure keeps the old file.
+            fingerprint (str): ``target.fingerprint`` of the target it was trained for.
+        """
+        from safetensors.torch import save_file
+
+        from pathways.files import replace_file
+
+        header = {
+            "format_version": str(FORMAT_VERSION),
+            "kind": "generator",
+            "config": json.dumps(self.config),
+            "sites": json.dumps(self.sites.to_json()),
+            "fingerprint": fingerprint,
+        }
+        tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
+        with replace_file(path) as temporary:
+            save_file(tensors, temporary, metadata=header)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], target: Any = None) -> GenCNP:
+        """Read a generator written by :meth:`save`.
+
+        Args:
+            path (path): the file.
+            target (GatedTarget or None): the target it is to explain; its fingerprint must match.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: corrupt or foreign file, or a generator of another target (both are named).
+        """
+        from pathways.pathway import check_fingerprint, read_safetensors
+
+        tensors, header = read_safetensors(path, kind="generator", version=FORMAT_VERSION)
+        if target is not None:
+            check_fingerprint(path, header.get("fingerprint", ""), target)
+        try:
+            sites = Sites.from_json(json.loads(header["sites"]))
+            generator = cls(sites, **json.loads(header["config"]))
+            generator.load_state_dict(tensors)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"GenCNP.load: {path} is not a complete generator file") from error
+        return generator.eval()
