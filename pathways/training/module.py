@@ -1,0 +1,200 @@
+"""The Lightning module that trains a generator for a frozen target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from pathways.generator import GenCNP
+from pathways.target import GatedTarget
+from pathways.training import losses
+from pathways.training.config import TrainingConfig
+
+
+class GeneratorTraining(lightning.LightningModule):
+    """Trains a :class:`pathways.GenCNP`; use it with your own Trainer, or call ``training.fit``.
+
+    The objective is KL(f || f_m) + sparsity (warm-up) + auxiliary distillation + specificity
+    (+ similarity within classes): see ``training.losses``. Batches are ``images`` or
+    ``(images, labels)`` of model inputs; labels are not used.
+
+    Args:
+        target (GatedTarget): the frozen classifier; not part of the checkpoints.
+        config (TrainingConfig): settings.
+        blanks (Tensor[B, ...] or None): content-free inputs (black, mean, white) mixed into the leak
+            term beside noise; None uses noise alone.
+
+    Logs ``kl`` (nats), ``kept`` (share of neurons), ``agreement`` (gated and clean prediction equal)
+    and ``flip`` (an input takes the class of a foreign pathway), with ``val_`` in front for
+    validation, where ``val_loss`` is the objective at full weights.
+    """
+
+    def __init__(
+        self, target: GatedTarget, config: TrainingConfig, blanks: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        # A GatedTarget is not a module: the frozen target stays out of checkpoints and optimisers.
+        self.target = target
+        self.config = config
+        self.generator = GenCNP(target.sites, target.num_classes, **config.generator)
+        self.register_buffer("blanks", blanks, persistent=False)
+        self.register_buffer("kl_multiplier", torch.ones(()))
+        self.fingerprint = target.fingerprint
+
+    # ------------------------------------------------------------------ objective
+
+    def objective(
+        self, images: Tensor, sparsity_weight: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and figures of one batch ``[N, ...]``."""
+        config = self.config
+        logits, features = self.target.features(images)
+        classes = logits.argmax(1)
+        importance, auxiliary = self.generator(features)
+        mask = self.generator.masks(importance)
+
+        # The leak term gates other inputs with these masks: one gated run over both halves.
+        inputs, masks, rows = images, mask, len(images)
+        if config.specificity > 0:
+            foreign, foreign_logits, other = self._foreign_inputs(images, logits, classes)
+            inputs, masks = torch.cat([images, foreign]), torch.cat([mask, mask[other]])
+        gated = self.target.gated(inputs, masks)
+
+        kl = losses.distillation(logits, gated[:rows])
+        kept = losses.sparsity(mask, self.generator.sizes, config.sparsity_mode)
+        loss = kl * self.kl_multiplier + sparsity_weight * kept
+        loss = loss + config.auxiliary * losses.distillation(logits, auxiliary)
+        with torch.no_grad():
+            figures = {
+                "kl": kl.detach(),
+                "kept": mask.mean(),
+                "agreement": (gated[:rows].argmax(1) == classes).float().mean(),
+            }
+        if config.specificity > 0:
+            leak = losses.specificity(gated[rows:], foreign_logits, classes[other])
+            loss = loss + config.specificity * leak
+            with torch.no_grad():
+                clean = foreign_logits.argmax(1) != classes[other]
+                flipped = (gated[rows:].argmax(1) == classes[other]) & clean
+                figures["flip"] = flipped.sum() / clean.sum().clamp_min(1)
+                figures["leak"] = leak.detach()
+        if config.class_similarity > 0:
+            loss = loss + config.class_similarity * losses.class_similarity(importance, classes)
+        return loss, figures
+
+    def _foreign_inputs(
+        self, images: Tensor, logits: Tensor, classes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs for the leak term, their clean logits, and whose mask (row) each of them gets.
+
+        Input i meets the mask of a randomly chosen row of another predicted class; a share of the
+        inputs is replaced by blank or noise images, on which no mask may produce a class.
+        """
+        rows = len(images)
+        # Random scores, with -1 for rows of the same class: the arg-maximum is a random other row.
+        scores = torch.rand(rows, rows, device=images.device)
+        scores.masked_fill_(classes.unsqueeze(0) == classes.unsqueeze(1), -1.0)
+        best, other = scores.max(1)
+        keep = best >= 0  # a batch of a single class has no foreign masks
+        foreign, reference = images[keep], logits[keep]
+        other = other[keep]
+        count = int(self.config.blank_share * len(other))
+        if count > 0:
+            empty = self._content_free(images, count)
+            foreign = torch.cat([foreign[:-count], empty])
+            reference = torch.cat([reference[:-count], self.target(empty)])
+        return foreign, reference, other
+
+    def _content_free(self, images: Tensor, count: int) -> Tensor:
+        """``count`` blank or noise inputs: constants, Gaussian noise, and images with shuffled pixels."""
+        noise = torch.randn(count, *images.shape[1:], device=images.device, dtype=images.dtype)
+        noise = noise * images.std() + images.mean()
+        if images.dim() == 4:
+            half = count // 2
+            flat = images[:half].flatten(2)
+            order = torch.randperm(flat.shape[2], device=images.device)
+            noise[:half] = flat[:, :, order].view_as(images[:half])
+        blanks = self.blanks
+        if isinstance(blanks, Tensor) and len(blanks):
+            chosen = torch.rand(count, device=images.device) < 0.5
+            picks = torch.randint(len(blanks), (count,), device=images.device)
+            shape = [-1] + [1] * (images.dim() - 1)
+            noise = torch.where(chosen.view(shape), blanks[picks].to(noise.dtype), noise)
+        return noise
+
+    def sparsity_weight(self, step: int) -> float:
+        """Weight of the kept share at an optimiser step: linear warm-up, then constant."""
+        warmup = self.config.sparsity_warmup * self.config.steps
+        return self.config.sparsity * (min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0)
+
+    # ------------------------------------------------------------------ Lightning
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        images = _images(batch)
+        loss, figures = self.objective(images, self.sparsity_weight(self.global_step))
+        if self.config.kl_limit is not None:
+            # Dual ascent in the logarithm keeps the multiplier positive.
+            excess = (figures["kl"] / self.config.kl_limit - 1).clamp(-1.0, 1.0)
+            multiplier = self.kl_multiplier * torch.exp(self.config.kl_rate * excess)
+            self.kl_multiplier = multiplier.clamp(1e-2, 1e3)
+            figures["kl_multiplier"] = self.kl_multiplier
+        self._log(figures | {"loss": loss.detach()}, "", len(images))
+        return loss
+
+    def validation_step(self, batch: Any, batch_index: int) -> None:
+        images = _images(batch)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed + batch_index)
+            loss, figures = self.objective(images, self.config.sparsity)
+        self._log(figures | {"loss": loss}, "val_", len(images))
+
+    def _log(self, figures: dict[str, Tensor], prefix: str, batch_size: int) -> None:
+        for name, value in figures.items():
+            self.log(
+                prefix + name,
+                value,
+                prog_bar=name in ("kl", "kept", "agreement", "flip"),
+                on_step=not prefix,
+                on_epoch=bool(prefix),
+                batch_size=batch_size,
+                sync_dist=bool(prefix),
+            )
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(
+            self.generator.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.config.learning_rate, total_steps=self.config.steps, pct_start=0.1
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_fit_start(self) -> None:
+        self.target.model.to(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["pathways"] = {
+            "fingerprint": self.fingerprint,
+            "config": self.config.to_json(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        found = checkpoint.get("pathways", {}).get("fingerprint")
+        if found != self.fingerprint:
+            raise ValueError(
+                "GeneratorTraining: the checkpoint must belong to the target with fingerprint "
+                f"{self.fingerprint[:16]}, got one of {str(found)[:16]}"
+            )
+
+
+def _images(batch: Any) -> Tensor:
+    images: Tensor = batch if isinstance(batch, Tensor) else batch[0]
+    return images
