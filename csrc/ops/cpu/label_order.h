@@ -1,0 +1,46 @@
+#pragma once
+
+// Rows grouped by class: a stable counting sort of the labels.
+
+#include <cstdint>
+#include <vector>
+
+#include "../check.h"
+#include "../stable.h"
+
+namespace pathways {
+
+class LabelOrder {
+ public:
+  LabelOrder(const char* op, const Tensor& source, int64_t num_classes)
+      : offsets_(static_cast<size_t>(num_classes) + 1, 0) {
+    const Tensor labels = torch::stable::contiguous(source);
+    const int64_t* label = static_cast<const int64_t*>(labels.const_data_ptr());
+    const int64_t count = labels.numel();
+    for (int64_t n = 0; n < count; ++n) {
+      if (label[n] < 0 || label[n] >= num_classes) {
+        refuse_label(op, label[n], num_classes);
+      }
+      ++offsets_[static_cast<size_t>(label[n]) + 1];
+    }
+    for (size_t k = 1; k < offsets_.size(); ++k) {
+      offsets_[k] += offsets_[k - 1];
+    }
+    rows_.resize(static_cast<size_t>(count));
+    std::vector<int64_t> next(offsets_.begin(), offsets_.end() - 1);
+    for (int64_t n = 0; n < count; ++n) {
+      rows_[static_cast<size_t>(next[static_cast<size_t>(label[n])]++)] = n;
+    }
+  }
+
+  int64_t begin(int64_t label) const { return offsets_[static_cast<size_t>(label)]; }
+  int64_t end(int64_t label) const { return offsets_[static_cast<size_t>(label) + 1]; }
+  int64_t count(int64_t label) const { return end(label) - begin(label); }
+  int64_t row(int64_t position) const { return rows_[static_cast<size_t>(position)]; }
+
+ private:
+  std::vector<int64_t> offsets_;  // K + 1 positions
+  std::vector<int64_t> rows_;     // original row of each position
+};
+
+}  // namespace pathways
