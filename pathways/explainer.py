@@ -23,7 +23,8 @@ class Explanation:
     Args:
         logits (Tensor[N, K]): clean logits of the target.
         gated_logits (Tensor[N, K]): logits when only the pathway is left.
-        importance (Tensor[N, D]): score of every neuron, flat in site order; higher is more important.
+        importance (Tensor[N, D]): score of every neuron, flat in site order; higher is more
+            important.
         pathway (Pathway): the kept neurons, N rows.
     """
 
@@ -122,14 +123,14 @@ class Explainer:
 
     @torch.no_grad()
     def importance(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Clean logits ``[N, K]`` and importance ``[N, D]``: the explanation without the gated run."""
+        """Clean logits ``[N, K]`` and importance ``[N, D]``; the gated run is left out."""
         logits, features = self.target.features(images)
         importance, _ = self.generator(features)
         return logits, importance
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Explanation:
-        """Explain a batch ``[N, ...]`` of model inputs: two target passes and one generator pass."""
+        """Explain model inputs ``[N, ...]``: two target passes and one generator pass."""
         logits, importance = self.importance(images)
         mask = self.generator.masks(importance)
         gated_logits = self.target.gated(images, mask)
@@ -251,10 +252,8 @@ class Explainer:
             return large[-1]
         position = self.sites.index(site) if isinstance(site, str) else site
         if position not in maps:
-            raise ValueError(
-                f"grad_cam: site must be one with a 2-D map ({', '.join(self.sites[i].key for i in maps)}), "
-                f"got {site!r}"
-            )
+            known = ", ".join(self.sites[i].key for i in maps)
+            raise ValueError(f"grad_cam: site must be one with a 2-D map ({known}), got {site!r}")
         return position
 
     def _defaults(

@@ -53,7 +53,7 @@ def digits_net() -> nn.Sequential:
 
 
 class _ShortcutA(nn.Module):
-    """ResNet's parameter-free shortcut: every second pixel, new channels zero, half on each side."""
+    """ResNet's parameter-free shortcut: every second pixel, new channels zero on both sides."""
 
     def __init__(self, padding: int) -> None:
         super().__init__()
@@ -70,9 +70,7 @@ class _BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = (
-            nn.Identity() if inputs == outputs else _ShortcutA((outputs - inputs) // 2)
-        )
+        self.shortcut = nn.Identity() if inputs == outputs else _ShortcutA((outputs - inputs) // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))

@@ -1,4 +1,4 @@
-"""Preprocessing: from images in [0, 1] to a target's input, inside and outside the scripted explainer."""
+"""Preprocessing: from images in [0, 1] to a target's input, scripted or not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Preprocessing(nn.Module):
         std (sequence of float): per channel, positive.
         size (sequence of two int or None): height and width to resize to (bilinear, antialiased);
             None keeps the size.
-        scale (float): factor on images in [0, 1] before standardising; 255 for targets that take bytes.
+        scale (float): factor on images in [0, 1] before standardising; 255 for targets that take
+            bytes.
         channel_order (str): ``"rgb"`` (or grey) as given, ``"bgr"`` reversed.
 
     Raises:
@@ -57,6 +58,8 @@ class Preprocessing(nn.Module):
         self.size: list[int] = [int(side) for side in size] if size is not None else []
         self.scale = float(scale)
         self.reverse = channel_order == "bgr"
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 

@@ -25,12 +25,15 @@ class Site:
     ReLU module and applies it twice has two sites.
 
     Args:
-        name (str): dotted path of the innermost module that made the call; ``""`` is the target itself.
+        name (str): dotted path of the innermost module that made the call; ``""`` is the target
+            itself.
         call (int): which activation call inside that module, counted from 0 in execution order.
         activation (str): name of the activation function, for example ``"relu"``.
-        shape (tuple of int): shape of one input's activation with the channels first, ``(C, *space)``.
+        shape (tuple of int): shape of one input's activation with the channels first, ``(C,
+            *space)``.
         channel_dim (int): dimension of the activation tensor that holds the channels: 1, or -1 for
-            tensors whose last dimension is the feature dimension (outputs of linear layers on tokens).
+            tensors whose last dimension is the feature dimension (outputs of linear layers on
+            tokens).
 
     Example:
         >>> Site("layer1.0.relu", 0, "relu", (16, 32, 32)).key
@@ -62,13 +65,14 @@ class Site:
 class Sites(Sequence[Site]):
     """The sites of a target in execution order, with the layout of their neurons.
 
-    Two layouts are used everywhere. *Flat*: neurons of all sites side by side, ``[N, D]``. *Packed*:
-    one bit per neuron in int64 words, ``[N, num_words]``, every site starting on a word boundary, so
-    that a site is a slice of words.
+    Two layouts are used everywhere. *Flat*: neurons of all sites side by side, ``[N, D]``.
+    *Packed*: one bit per neuron in int64 words, ``[N, num_words]``, every site starting on a word
+    boundary, so that a site is a slice of words.
 
     Args:
         sites (iterable of Site): sites in execution order.
-        granularity (str): ``"channel"`` (a neuron is a channel) or ``"unit"`` (a neuron is one scalar).
+        granularity (str): ``"channel"`` (a neuron is a channel) or ``"unit"`` (a neuron is one
+            scalar).
 
     Raises:
         ValueError: unknown granularity, or two sites with the same key.
@@ -172,9 +176,7 @@ class Sites(Sequence[Site]):
             list of Tensor: ``[N, C]`` for channel granularity, ``[N, C, *space]`` for units.
         """
         parts = self.split(flat)
-        return [
-            part.reshape(flat.shape[:-1] + self.mask_shape(i)) for i, part in enumerate(parts)
-        ]
+        return [part.reshape(flat.shape[:-1] + self.mask_shape(i)) for i, part in enumerate(parts)]
 
     def flatten(self, parts: Sequence[Tensor]) -> Tensor:
         """Inverse of :meth:`gates`: one tensor ``[N, *mask shape]`` per site to ``[N, D]``.
@@ -193,7 +195,7 @@ class Sites(Sequence[Site]):
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
     def pack(self, mask: Tensor) -> Tensor:
-        """Pack a 0/1 mask ``[N, D]`` (bool, integer or floating) into int64 words ``[N, num_words]``."""
+        """Pack a 0/1 mask ``[N, D]`` of any dtype into int64 words ``[N, num_words]``."""
         from pathways import ops
 
         return torch.cat([ops.pack_bits(part) for part in self.split(mask)], dim=1)
@@ -222,8 +224,8 @@ class Sites(Sequence[Site]):
         """Narrow the sites.
 
         Args:
-            selector (str, iterable of str, callable or None): a glob matched against the module path
-                and against the key (``"layer3.*"``, ``"*#0"``), several of them, or a function
+            selector (str, iterable of str, callable or None): a glob matched against the module
+                path and against the key (``"layer3.*"``, ``"*#0"``), several of them, or a function
                 ``Site -> bool``; None keeps everything.
 
         Raises:

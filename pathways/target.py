@@ -41,9 +41,7 @@ _ACTIVATIONS: dict[Any, str] = {
     torch.prelu: "prelu",
     Tensor.prelu: "prelu",
 }
-_INPLACE_CALLS = frozenset(
-    {torch.relu_, Tensor.relu_, F.leaky_relu_, F.elu_, torch.selu_}  # type: ignore[attr-defined]
-)
+_INPLACE_CALLS = frozenset({torch.relu_, Tensor.relu_, F.leaky_relu_, F.elu_, torch.selu_})
 # What the fused kernel computes bit for bit as torch does (comparisons only, no transcendental).
 _FUSED = frozenset({"relu", "relu6"})
 _TOKEN_MARK = "_pathways_channels_last_dim"
@@ -103,11 +101,11 @@ def frozen(model: nn.Module) -> Iterator[None]:
 class GatedTarget:
     """A classifier to explain: clean runs, recorded feature maps, and gated runs.
 
-    A site is one call of an activation function (ReLU, ReLU6, SiLU, GELU, Hardswish, LeakyReLU, ELU,
-    SELU, CELU, Mish, PReLU), made by a module or directly, in place or not; a reused module has one
-    site per call. In a gated run the activation z of a site becomes
-    ``gate * z + (1 - gate) * baseline``. With all-ones gates the logits are the clean logits bit for
-    bit. The model is run in eval mode with frozen parameters and left as it was found (modes,
+    A site is one call of an activation function (ReLU, ReLU6, SiLU, GELU, Hardswish, LeakyReLU,
+    ELU, SELU, CELU, Mish, PReLU), made by a module or directly, in place or not; a reused module
+    has one site per call. In a gated run the activation z of a site becomes
+    ``gate * z + (1 - gate) * baseline``. With all-ones gates the logits are the clean logits bit
+    for bit. The model is run in eval mode with frozen parameters and left as it was found (modes,
     ``requires_grad``, hooks), also after an exception; no parameter receives a gradient.
 
     Args:
@@ -120,15 +118,15 @@ class GatedTarget:
             site, ``[C]`` (or ``[C, *space]`` for units); None is zero. See :meth:`mean_baseline`.
         output_fn (callable or None): maps the model's output to logits ``[N, K]`` where it is not a
             tensor already.
-        activation_modules (sequence of module types): further modules whose output is an activation,
-            for models with activations of their own making.
+        activation_modules (sequence of module types): further modules whose output is an
+            activation, for models with activations of their own making.
 
     Raises:
         TypeError: not an ``nn.Module``, or a scripted or compiled module.
         ValueError: no activation found, or the selector matches nothing.
         RuntimeError: a run's activations differ from those found with ``example_input``.
 
-    Source: method sections "sites" and "gated pass" are our choice; the criterion is arXiv:2309.09887.
+    Source: the idea of gating is arXiv:2309.09887's; what counts as a site is our choice.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
@@ -163,14 +161,12 @@ class GatedTarget:
         found, logits = self._discover(example_input, granularity)
         self._num_calls = len(found)
         self._call_names = [site.activation for site, _ in found]
-        candidates = Sites(
-            (site for site, batched in found if batched), granularity=granularity
-        )
+        candidates = Sites((site for site, batched in found if batched), granularity=granularity)
         if len(candidates) == 0:
             raise ValueError(
                 f"GatedTarget: {type(self.model).__name__} must have at least one activation "
-                "(ReLU, ReLU6, SiLU, GELU, Hardswish, LeakyReLU, ...), found none; name modules with "
-                "activations of their own through activation_modules"
+                "(ReLU, ReLU6, SiLU, GELU, Hardswish, LeakyReLU, ...), found none; name modules "
+                "with activations of their own through activation_modules"
             )
         self.sites: Sites = candidates.select(sites)
         self.num_classes: int = logits.shape[1]
@@ -179,7 +175,7 @@ class GatedTarget:
         self._overwritten: set[int] = set()
         self._find_overwritten(example_input)
         self._baseline: list[Tensor] | None = None
-        self.baseline = baseline  # type: ignore[assignment]
+        self.baseline = baseline
 
     # ------------------------------------------------------------------ public
 
@@ -189,7 +185,7 @@ class GatedTarget:
             return self._logits(self.model(images))
 
     def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Clean logits ``[N, K]`` and the activation of every site, ``[N, C, *space]``, detached."""
+        """Clean logits ``[N, K]`` and every site's activation ``[N, C, *space]``, detached."""
         records: list[Tensor | None] = [None] * len(self.sites)
 
         def record(site: int, output: Tensor) -> None:
@@ -273,7 +269,7 @@ class GatedTarget:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of parameters, buffers and site table: the identity files are checked against."""
+        """SHA-256 (hex) of parameters, buffers and site table; files are checked against it."""
         digest = hashlib.sha256(json.dumps(self.sites.to_json(), sort_keys=True).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -291,7 +287,8 @@ class GatedTarget:
     def __repr__(self) -> str:
         return (
             f"GatedTarget({type(self.model).__name__}, {len(self.sites)} sites, "
-            f"{self.sites.num_neurons} {self.sites.granularity} neurons, {self.num_classes} classes)"
+            f"{self.sites.num_neurons} {self.sites.granularity} neurons, "
+            f"{self.num_classes} classes)"
         )
 
     # ------------------------------------------------------------------ discovery
@@ -299,7 +296,7 @@ class GatedTarget:
     def _discover(
         self, example_input: Tensor, granularity: str
     ) -> tuple[list[tuple[Site, bool]], Tensor]:
-        """One clean run that lists every activation call and whether it keeps the batch dimension."""
+        """One clean run: every activation call and whether it keeps the batch dimension."""
         Sites([], granularity)  # the granularity is checked before anything is run
         paths = {module: name for name, module in self.model.named_modules()}
         stack: list[str] = [""]
@@ -331,9 +328,9 @@ class GatedTarget:
             for module in self.model.modules():
                 handles.append(module.register_forward_pre_hook(enter))
                 handles.append(module.register_forward_hook(leave, always_call=True))
-            with torch.no_grad(), frozen(self.model):
-                with self._intercept(handler, mark_tokens=True):
-                    output = self.model(example_input)
+            intercept = self._intercept(handler, mark_tokens=True)
+            with torch.no_grad(), frozen(self.model), intercept:
+                output = self.model(example_input)
         finally:
             for handle in handles:
                 handle.remove()
@@ -341,7 +338,7 @@ class GatedTarget:
         return found, logits
 
     def _find_overwritten(self, example_input: Tensor) -> None:
-        """Note the sites whose activation is written into after it was produced (in-place calls)."""
+        """Note the sites whose activation is written into later (in-place calls)."""
         versions: dict[int, tuple[Tensor, int]] = {}
 
         def record(site: int, output: Tensor) -> None:
@@ -366,7 +363,9 @@ class GatedTarget:
         def module_hook(module: nn.Module, _: Any, output: Tensor) -> Tensor:
             call = mode.calls
             mode.calls += 1
-            result: Tensor = handler(call, lambda x: x, (output,), {}, type(module).__name__.lower())
+            result: Tensor = handler(
+                call, lambda x: x, (output,), {}, type(module).__name__.lower()
+            )
             return result
 
         try:
@@ -409,7 +408,7 @@ class GatedTarget:
     def _gated_activation(
         self, site: int, gate: Tensor, func: Any, args: Any, kwargs: dict[str, Any], name: str
     ) -> Tensor:
-        """``gate * act(x) + (1 - gate) * baseline``, written into x where the model's call did so."""
+        """``gate * act(x) + (1 - gate) * baseline``, in place where the model's call is."""
         source: Tensor = args[0] if args else kwargs["input"]
         inplace = func in _INPLACE_CALLS or bool(kwargs.get("inplace", False))
         tracked = torch.is_grad_enabled() and (source.requires_grad or gate.requires_grad)
@@ -465,19 +464,19 @@ class GatedTarget:
             ):
                 got = gate.dtype if isinstance(gate, Tensor) else type(gate).__name__
                 raise TypeError(
-                    f"GatedTarget.gated: gate of site {self.sites[i].key} must be a floating or bool "
-                    f"tensor, got {got}"
+                    f"GatedTarget.gated: gate of site {self.sites[i].key} must be a floating or "
+                    f"bool tensor, got {got}"
                 )
             if tuple(gate.shape[1:]) != shape or gate.shape[0] not in (1, batch):
                 wanted = ", ".join(map(str, shape))
                 raise ValueError(
-                    f"GatedTarget.gated: gate of site {self.sites[i].key} must be [{batch}, {wanted}] "
-                    f"or [1, {wanted}], got {tuple(gate.shape)}"
+                    f"GatedTarget.gated: gate of site {self.sites[i].key} must be "
+                    f"[{batch}, {wanted}] or [1, {wanted}], got {tuple(gate.shape)}"
                 )
             if gate.device != images.device:
                 raise ValueError(
-                    f"GatedTarget.gated: gate of site {self.sites[i].key} and images must be on the "
-                    f"same device (got gate={gate.device}, images={images.device})"
+                    f"GatedTarget.gated: gate of site {self.sites[i].key} and images must be on "
+                    f"the same device (got gate={gate.device}, images={images.device})"
                 )
             if self.sites.granularity == "unit" and gate.shape[0] != batch:
                 gate = gate.expand(batch, *shape)
@@ -500,8 +499,8 @@ class GatedTarget:
 
     def _mismatch(self, what: str) -> str:
         return (
-            f"GatedTarget: the model must make the same {self._num_calls} activation calls in every "
-            f"run, but in this run {what}; data-dependent control flow cannot be gated"
+            f"GatedTarget: the model must make the same {self._num_calls} activation calls in "
+            f"every run, but in this run {what}; data-dependent control flow cannot be gated"
         )
 
 
@@ -523,7 +522,8 @@ def _eager_module(model: Any) -> nn.Module:
         if isinstance(module, torch.jit.ScriptModule):
             raise TypeError(
                 f"GatedTarget: {where} must be an eager nn.Module, got the scripted module "
-                f"{type(module).__name__}; pass the original module and use pathways export for TorchScript"
+                f"{type(module).__name__}; pass the original module, pathways.export makes "
+                "TorchScript from it"
             )
         # Compiled code does not see function modes or hooks added later (pytorch/pytorch#117758).
         compiled = hasattr(module, "_orig_mod") or (

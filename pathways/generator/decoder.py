@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class UnitHead(nn.Module):
-    """Scores ``[N, C, H, W]`` of one site from its state: shared upsampling, then the site's own map.
+    """Scores ``[N, C, H, W]`` of one site from its grown state and its own map.
 
     The adapter's output is added at the end so that position information survives.
     """
@@ -27,7 +26,7 @@ class UnitHead(nn.Module):
 
 
 class ChannelHead(nn.Module):
-    """Scores ``[N, C]`` of one site from its state ``[N, d]``; the map carries no position to keep."""
+    """Scores ``[N, C]`` of one site from its state ``[N, d]``; positions play no part."""
 
     def __init__(self, width: int, channels: int, start: float) -> None:
         super().__init__()

@@ -22,7 +22,8 @@ class PathwayDistillation(nn.Module):
         heads (int): attention heads; divides ``width``.
 
     Returns of ``forward(codes)``:
-        modulated codes (Tensor[N, L, d]), class code g (Tensor[N, d]), auxiliary logits (Tensor[N, K]).
+        modulated codes (Tensor[N, L, d]), class code g (Tensor[N, d]), auxiliary logits (Tensor[N,
+        K]).
 
     Source: arXiv:2309.09887 names the part and its purpose; the layers are our choice.
 

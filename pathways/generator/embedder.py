@@ -41,8 +41,8 @@ class SiteAdapter(nn.Module):
             height, width = min(self.pool, feature.size(2)), min(self.pool, feature.size(3))
             feature = torch.cat(
                 [
-                    F.adaptive_avg_pool2d(feature, [height, width]),
-                    F.adaptive_max_pool2d(feature, [height, width]),
+                    F.adaptive_avg_pool2d(feature, (height, width)),
+                    F.adaptive_max_pool2d(feature, (height, width)),
                 ],
                 dim=1,
             )
@@ -50,7 +50,7 @@ class SiteAdapter(nn.Module):
 
 
 class ReductionBlock(nn.Module):
-    """Residual stride-2 block ``[N, d, h, w] -> [N, d, ceil(h/2), ceil(w/2)]``, shared by all sites."""
+    """Residual stride-2 block, ``[N, d, h, w]`` to ``[N, d, ceil(h/2), ceil(w/2)]``."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

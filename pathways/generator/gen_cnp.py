@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pathways.files import check_fingerprint, read_safetensors, write_safetensors
 from pathways.generator.decoder import PathwayDecoders
 from pathways.generator.distiller import PathwayDistillation
 from pathways.generator.embedder import FeatureEmbedders
 from pathways.sites import Sites
 
 FORMAT_VERSION = 1
+KIND = "generator"
 
 
 class GenCNP(nn.Module):
@@ -74,7 +76,8 @@ class GenCNP(nn.Module):
             raise ValueError(f"GenCNP: num_classes must be at least 1, got {num_classes}")
         if width < 1 or heads < 1 or width % heads != 0:
             raise ValueError(
-                f"GenCNP: width must be a positive multiple of heads, got width={width}, heads={heads}"
+                f"GenCNP: width must be a positive multiple of heads, "
+                f"got width={width}, heads={heads}"
             )
         if layers < 1 or pool < 1:
             raise ValueError(
@@ -116,7 +119,8 @@ class GenCNP(nn.Module):
                 (:meth:`pathways.GatedTarget.features`).
 
         Returns:
-            importance (Tensor[N, D], in (0, 1), flat, site order) and auxiliary logits (Tensor[N, K]).
+            importance (Tensor[N, D], in (0, 1), flat, site order) and auxiliary logits (Tensor[N,
+            K]).
         """
         codes, maps = self.embedders(features)
         codes, class_code, auxiliary = self.distillation(codes)
@@ -146,20 +150,12 @@ class GenCNP(nn.Module):
             path (path): file to write; replaced in one step, so that a failure keeps the old file.
             fingerprint (str): ``target.fingerprint`` of the target it was trained for.
         """
-        from safetensors.torch import save_file
-
-        from pathways.files import replace_file
-
         header = {
-            "format_version": str(FORMAT_VERSION),
-            "kind": "generator",
             "config": json.dumps(self.config),
             "sites": json.dumps(self.sites.to_json()),
             "fingerprint": fingerprint,
         }
-        tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
-        with replace_file(path) as temporary:
-            save_file(tensors, temporary, metadata=header)
+        write_safetensors(path, self.state_dict(), kind=KIND, version=FORMAT_VERSION, header=header)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], target: Any = None) -> GenCNP:
@@ -173,9 +169,7 @@ class GenCNP(nn.Module):
             FileNotFoundError: no such file.
             ValueError: corrupt or foreign file, or a generator of another target (both are named).
         """
-        from pathways.pathway import check_fingerprint, read_safetensors
-
-        tensors, header = read_safetensors(path, kind="generator", version=FORMAT_VERSION)
+        tensors, header = read_safetensors(path, kind=KIND, version=FORMAT_VERSION)
         if target is not None:
             check_fingerprint(path, header.get("fingerprint", ""), target)
         try:

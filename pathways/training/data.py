@@ -112,7 +112,8 @@ def load_images(spec: str, *, size: int | None = None, seed: int = 0) -> Images:
 
     Raises:
         ValueError: unknown form or contents that do not fit.
-        FileNotFoundError: the data is not there; the sentence says how to get it. Nothing is downloaded.
+        FileNotFoundError: the data is not there; the sentence says how to get it. Nothing is
+            downloaded.
 
     Example:
         >>> load_images("digits").shape
@@ -162,7 +163,7 @@ def load_factory(spec: str) -> Callable[..., Any]:
     factory = getattr(module, name, None)
     if not callable(factory):
         raise ValueError(f"{spec}: {source} has no callable {name!r}")
-    return factory  # type: ignore[no-any-return]
+    return factory
 
 
 def _digits(seed: int) -> Images:
@@ -202,11 +203,13 @@ def _idx(directory: Path, stem: str) -> np.ndarray[Any, Any]:
             shape = struct.unpack_from(f">{dims}I", raw, 4)
             values = np.frombuffer(raw, np.uint8, offset=4 + 4 * dims)
             if values.size != int(np.prod(shape)):
-                raise ValueError(f"data: {path} must hold {int(np.prod(shape))} bytes, got {values.size}")
+                raise ValueError(
+                    f"data: {path} must hold {int(np.prod(shape))} bytes, got {values.size}"
+                )
             return values.reshape(shape)
     raise FileNotFoundError(
-        f"data fashion-mnist: no {stem}[.gz] in {directory}; install Debian's dataset-fashion-mnist or "
-        "name a folder with the four idx files: fashion-mnist:DIR"
+        f"data fashion-mnist: no {stem}[.gz] in {directory}; install Debian's "
+        "dataset-fashion-mnist or name a folder with the four idx files: fashion-mnist:DIR"
     )
 
 
@@ -242,7 +245,7 @@ def read_image(source: str | os.PathLike[str] | bytes, channels: int = 3) -> Ten
 
 
 def fit_square(image: Tensor, size: int) -> Tensor:
-    """Resize the shorter side of uint8 ``[C, H, W]`` to ``size`` (antialiased) and crop the centre."""
+    """Resize the shorter side of uint8 ``[C, H, W]`` to ``size`` and crop the centre."""
     height, width = image.shape[1:]
     short = min(height, width)
     shape = (max(size, round(height * size / short)), max(size, round(width * size / short)))
@@ -305,12 +308,15 @@ def _torchvision(rest: str, size: int | None) -> Images:
                 f"torchvision.datasets.{name}({root!r}, download=True)"
             ) from error
         pixels = [torch.from_numpy(np.array(image)) for image, _ in dataset]
-        stack = torch.stack([p.unsqueeze(0) if p.dim() == 2 else p.permute(2, 0, 1) for p in pixels])
+        stack = torch.stack(
+            [p.unsqueeze(0) if p.dim() == 2 else p.permute(2, 0, 1) for p in pixels]
+        )
         if size is not None:
             stack = torch.stack([fit_square(image, size) for image in stack])
         parts += [stack, torch.tensor([int(label) for _, label in dataset])]
     classes = getattr(dataset, "classes", None) or range(int(parts[1].max()) + 1)
-    return Images(*parts, classes=tuple(str(c) for c in classes))
+    names = tuple(str(c) for c in classes)
+    return Images(parts[0], parts[1], parts[2], parts[3], names)
 
 
 def _npz(path: Path, seed: int) -> Images:
@@ -343,7 +349,7 @@ def _npz(path: Path, seed: int) -> Images:
 
 
 def decode_jpegs(data: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]) -> Tensor:
-    """Decode concatenated JPEG files, image i in ``data[offsets[i]:offsets[i + 1]]``, to uint8 RGB."""
+    """Decode concatenated JPEG files, ``data[offsets[i]:offsets[i + 1]]``, to uint8 RGB."""
     raw = data.tobytes()
     return torch.stack(
         [

@@ -80,7 +80,6 @@ def fit(
         max_steps=config.steps,
         accelerator="cpu" if target.device.type == "cpu" else "auto",
         devices=devices,
-        precision=config.precision,  # type: ignore[arg-type]
         logger=[CSVLogger(out, name="", version="log", flush_logs_every_n_steps=50), *loggers],
         log_every_n_steps=10,
         val_check_interval=config.validation_every if validation is not None else None,
@@ -94,11 +93,12 @@ def fit(
     checkpoint = out / CHECKPOINT
     if resume and not checkpoint.is_file():
         resume = False
-    loaders = _loaders(images, validation, config)
+    train_loader, validation_loader = _loaders(images, validation, config)
     try:
         trainer.fit(
             module,
-            *loaders,
+            train_loader,
+            validation_loader,
             ckpt_path=str(checkpoint) if resume else None,
             weights_only=True if resume else None,
         )
@@ -113,7 +113,7 @@ def fit(
 
 def _loaders(
     images: Tensor, validation: Tensor | None, config: TrainingConfig
-) -> tuple[DataLoader[Any], ...]:
+) -> tuple[DataLoader[Any], DataLoader[Any] | None]:
     train = DataLoader(
         TensorDataset(images),
         batch_size=min(config.batch_size, len(images)),
@@ -122,7 +122,7 @@ def _loaders(
         generator=torch.Generator().manual_seed(config.seed),
     )
     if validation is None:
-        return (train,)
+        return train, None
     return train, DataLoader(TensorDataset(validation), batch_size=config.batch_size)
 
 

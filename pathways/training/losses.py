@@ -60,10 +60,10 @@ def class_log_probability(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tens
 def specificity(foreign_logits: Tensor, reference: Tensor, classes: Tensor) -> Tensor:
     """How far a foreign pathway moves the probability of its own class.
 
-    Each row is an input x run under the pathway of another input x' of predicted class c'. The gated
-    probability of c' on x has to stay what the ungated target says, otherwise the mask decides
-    instead of explaining: binary cross-entropy of p_m(x')(c' | x) against p(c' | x), less its
-    smallest possible value, so that 0 means unchanged.
+    Each row is an input x run under the pathway of another input x' of predicted class c'. The
+    gated probability of c' on x has to stay what the ungated target says, otherwise the mask
+    decides instead of explaining: binary cross-entropy of p_m(x')(c' | x) against p(c' | x), less
+    its smallest possible value, so that 0 means unchanged.
 
     Args:
         foreign_logits (Tensor[M, K]): logits of x gated by the pathway of x'.

@@ -24,11 +24,11 @@ class GeneratorTraining(lightning.LightningModule):
     Args:
         target (GatedTarget): the frozen classifier; not part of the checkpoints.
         config (TrainingConfig): settings.
-        blanks (Tensor[B, ...] or None): content-free inputs (black, mean, white) mixed into the leak
-            term beside noise; None uses noise alone.
+        blanks (Tensor[B, ...] or None): content-free inputs (black, mean, white) mixed into the
+            leak term beside noise; None uses noise alone.
 
-    Logs ``kl`` (nats), ``kept`` (share of neurons), ``agreement`` (gated and clean prediction equal)
-    and ``flip`` (an input takes the class of a foreign pathway), with ``val_`` in front for
+    Logs ``kl`` (nats), ``kept`` (share of neurons), ``agreement`` (gated and clean prediction
+    equal) and ``flip`` (an input takes the class of a foreign pathway), with ``val_`` in front for
     validation, where ``val_loss`` is the objective at full weights.
     """
 
@@ -41,17 +41,20 @@ class GeneratorTraining(lightning.LightningModule):
         self.config = config
         self.generator = GenCNP(target.sites, target.num_classes, **config.generator)
         self.register_buffer("blanks", blanks, persistent=False)
+        self.kl_multiplier: Tensor
         self.register_buffer("kl_multiplier", torch.ones(()))
         self.fingerprint = target.fingerprint
 
     # ------------------------------------------------------------------ objective
 
-    def objective(
-        self, images: Tensor, sparsity_weight: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def objective(self, images: Tensor, sparsity_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and figures of one batch ``[N, ...]``."""
         config = self.config
-        logits, features = self.target.features(images)
+        if images.dim() == 4:  # convolutions on the CPU and on tensor cores prefer this layout
+            images = images.contiguous(memory_format=torch.channels_last)
+        with self._target_precision():
+            logits, features = self.target.features(images)
+        logits, features = logits.float(), [feature.float() for feature in features]
         classes = logits.argmax(1)
         importance, auxiliary = self.generator(features)
         mask = self.generator.masks(importance)
@@ -61,7 +64,8 @@ class GeneratorTraining(lightning.LightningModule):
         if config.specificity > 0:
             foreign, foreign_logits, other = self._foreign_inputs(images, logits, classes)
             inputs, masks = torch.cat([images, foreign]), torch.cat([mask, mask[other]])
-        gated = self.target.gated(inputs, masks)
+        with self._target_precision():
+            gated = self.target.gated(inputs, masks).float()
 
         kl = losses.distillation(logits, gated[:rows])
         kept = losses.sparsity(mask, self.generator.sizes, config.sparsity_mode)
@@ -105,11 +109,13 @@ class GeneratorTraining(lightning.LightningModule):
         if count > 0:
             empty = self._content_free(images, count)
             foreign = torch.cat([foreign[:-count], empty])
-            reference = torch.cat([reference[:-count], self.target(empty)])
+            with self._target_precision():
+                empty_logits = self.target(empty).float()
+            reference = torch.cat([reference[:-count], empty_logits])
         return foreign, reference, other
 
     def _content_free(self, images: Tensor, count: int) -> Tensor:
-        """``count`` blank or noise inputs: constants, Gaussian noise, and images with shuffled pixels."""
+        """``count`` inputs without content: blanks, Gaussian noise, images with shuffled pixels."""
         noise = torch.randn(count, *images.shape[1:], device=images.device, dtype=images.dtype)
         noise = noise * images.std() + images.mean()
         if images.dim() == 4:
@@ -124,6 +130,10 @@ class GeneratorTraining(lightning.LightningModule):
             shape = [-1] + [1] * (images.dim() - 1)
             noise = torch.where(chosen.view(shape), blanks[picks].to(noise.dtype), noise)
         return noise
+
+    def _target_precision(self) -> torch.autocast:
+        enabled = self.config.target_bfloat16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def sparsity_weight(self, step: int) -> float:
         """Weight of the kept share at an optimiser step: linear warm-up, then constant."""
