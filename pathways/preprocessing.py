@@ -31,6 +31,10 @@ class Preprocessing(nn.Module):
         [2.0]
     """
 
+    mean: Tensor
+    std: Tensor
+    size: list[int]  # annotated here because TorchScript cannot infer the type of an empty list
+
     def __init__(
         self,
         mean: Sequence[float] = (0.0,),
@@ -55,11 +59,9 @@ class Preprocessing(nn.Module):
             )
         if size is not None and (len(size) != 2 or min(size) < 1):
             raise ValueError(f"Preprocessing: size must be (height, width), got {tuple(size)}")
-        self.size: list[int] = [int(side) for side in size] if size is not None else []
+        self.size = [int(side) for side in size] if size is not None else []
         self.scale = float(scale)
         self.reverse = channel_order == "bgr"
-        self.mean: Tensor
-        self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 

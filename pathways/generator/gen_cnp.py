@@ -101,8 +101,8 @@ class GenCNP(nn.Module):
             "start": start,
         }
         self.sites = sites
-        self.sizes: list[int] = list(sites.sizes)
-        self.floors: list[int] = [max(1, math.ceil(min_keep * size)) for size in sites.sizes]
+        self.sizes = list(sites.sizes)
+        self.floors = [max(1, math.ceil(min_keep * size)) for size in sites.sizes]
         self.sigma = float(sigma)
         self.gamma = float(gamma)
         unit = sites.granularity == "unit"
