@@ -1,7 +1,5 @@
 """Preprocessing: from images in [0, 1] to a target's input, scripted or not."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +31,7 @@ class Preprocessing(nn.Module):
 
     mean: Tensor
     std: Tensor
-    size: list[int]  # annotated here because TorchScript cannot infer the type of an empty list
+    size: list[int]  # TorchScript cannot infer the type of an empty list
 
     def __init__(
         self,

@@ -89,7 +89,7 @@ class GenCNP(nn.Module):
             raise ValueError(
                 f"GenCNP: sigma and gamma must be positive, got sigma={sigma}, gamma={gamma}"
             )
-        self.config: dict[str, Any] = {
+        self.config = {
             "num_classes": num_classes,
             "width": width,
             "layers": layers,
