@@ -1,0 +1,139 @@
+"""Figures of an evaluation as table rows: meaning, which way is better, what to compare with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One line of a table of metrics.
+
+    Args:
+        group (str): heading, for example ``"leak controls"``.
+        name (str): key in metrics.json.
+        meaning (str): a few words.
+        value (float): the figure; NaN where it could not be measured.
+        direction (str): ``"higher"``, ``"lower"``, or ``""`` where neither is better.
+        reference (str): value to compare with: chance, ideal, or another figure.
+    """
+
+    group: str
+    name: str
+    meaning: str
+    value: float
+    direction: str
+    reference: str
+
+    @property
+    def text(self) -> str:
+        """The value as it is printed."""
+        if math.isnan(self.value):
+            return "-"
+        if self.name.startswith("ms_"):
+            return f"{self.value:.3g} ms"
+        if self.name.startswith("seconds_"):
+            return f"{self.value:.0f} s"
+        return f"{self.value:.3f}"
+
+
+# name: (group, meaning, better, reference). Formatted with the metrics and ``chance``.
+_ROWS: dict[str, tuple[str, str, str, str]] = {
+    "target_accuracy": ("target", "accuracy of the target itself", "higher", "chance {chance:.2f}"),
+    "agreement": (
+        "faithfulness",
+        "same prediction with the pathway alone",
+        "higher",
+        "random pathway {random_agreement:.3f}",
+    ),
+    "kl": ("faithfulness", "KL of gated from clean output, nats", "lower", "0"),
+    "mic": ("faithfulness", "inputs that become more confident", "higher", "full target 0"),
+    "mdc": ("faithfulness", "mean relative drop of confidence", "lower", "full target 0"),
+    "kept": ("size", "share of neurons kept", "lower", "full target 1"),
+    "kept_std": ("size", "its spread over inputs", "", "one mask for all 0"),
+    "aciou": ("classes", "overlap within classes", "higher", "between {between_class_iou:.3f}"),
+    "aciou_corrected": ("classes", "the same, corrected for chance", "higher", "chance 0"),
+    "between_class_iou": ("classes", "overlap across classes", "lower", "within {aciou:.3f}"),
+    "transfer_agreement": (
+        "transfer",
+        "agreement of class pathways on new images",
+        "higher",
+        "own pathway {agreement:.3f}",
+    ),
+    "transfer_kept": ("transfer", "share of neurons in class pathways", "lower", "full target 1"),
+    "random_agreement": (
+        "leak controls",
+        "agreement of random pathways of that size",
+        "",
+        "pathway {agreement:.3f}",
+    ),
+    "wrong_class_flip": (
+        "leak controls",
+        "another class's pathway produces that class",
+        "lower",
+        "0; masks that decide 1",
+    ),
+    "wrong_class_probability": (
+        "leak controls",
+        "probability that it gives that class",
+        "lower",
+        "masks that decide 1",
+    ),
+    "blank_hit": (
+        "leak controls",
+        "class read off a blank image under its pathway",
+        "lower",
+        "chance {chance:.2f}",
+    ),
+    "mask_swap_flip": (
+        "leak controls",
+        "another image's pathway produces its class",
+        "lower",
+        "0; masks that decide 1",
+    ),
+    "mask_probe_accuracy": (
+        "leak controls",
+        "class a linear probe reads off the mask",
+        "",
+        "chance {chance:.2f}",
+    ),
+    "ms_per_explanation": (
+        "cost",
+        "time of one explanation",
+        "lower",
+        "target {ms_per_target_forward:.3g} ms",
+    ),
+    "ms_per_target_forward": ("cost", "time of one target forward", "lower", ""),
+    "seconds_total": ("cost", "the whole run", "lower", ""),
+}
+
+
+def metric_rows(
+    metrics: Mapping[str, float | None],
+    num_classes: int,
+    needed: Mapping[str, str] | None = None,
+) -> list[MetricRow]:
+    """Table rows of ``Evaluation.metrics()`` (or of metrics.json), grouped and in a fixed order.
+
+    Args:
+        metrics (mapping): figures by name; missing ones have no row, None is NaN.
+        num_classes (int): K, for the chance level.
+        needed (mapping or None): limits to show, ``{"agreement": ">= 0.95"}``.
+
+    Raises:
+        ValueError: ``num_classes`` below 1.
+    """
+    if num_classes < 1:
+        raise ValueError(f"metric_rows: num_classes must be at least 1, got {num_classes}")
+    values = {name: math.nan if value is None else value for name, value in metrics.items()}
+    known = dict.fromkeys(_ROWS, math.nan) | values | {"chance": 1.0 / num_classes}
+    rows = []
+    for name, (group, meaning, direction, reference) in _ROWS.items():
+        if name in values:
+            text = reference.format(**known)
+            if needed and name in needed:
+                text = f"needed {needed[name]}; {text}"
+            rows.append(MetricRow(group, name, meaning, values[name], direction, text))
+    return rows
