@@ -1,0 +1,177 @@
+"""Evaluation: every figure of one pathway method on one data set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pathways.evaluation.leak import BlankHit, WrongClass
+from pathways.evaluation.probe import MaskProbe
+from pathways.evaluation.transfer import TransferPoint
+from pathways.pathway import ClassPathways
+
+METRICS = (
+    "target_accuracy",
+    "agreement",
+    "kept",
+    "kept_std",
+    "kl",
+    "mic",
+    "mdc",
+    "aciou",
+    "aciou_corrected",
+    "between_class_iou",
+    "transfer_agreement",
+    "transfer_kept",
+    "random_agreement",
+    "wrong_class_flip",
+    "wrong_class_probability",
+    "blank_hit",
+    "mask_swap_flip",
+    "mask_probe_accuracy",
+    "ms_per_explanation",
+    "ms_per_target_forward",
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of :func:`pathways.evaluation.evaluate`; fractions, not percent.
+
+    Args:
+        target_accuracy (float): accuracy of the clean run against labels. Higher is better.
+        agreement (float): share of inputs whose prediction stays. Higher is better.
+        kept (float): mean share of neurons kept, and ``kept_std`` its standard deviation over
+            inputs.
+        kl (float): KL of gated from clean outputs, nats. Lower is better.
+        mic (float): share of inputs that become more confident. Higher is better.
+        mdc (float): mean relative drop of confidence. Lower is better.
+        aciou (float): similarity within classes, ``aciou_corrected`` for chance. Higher is better.
+        between_class_iou (float): similarity across classes. Lower is better.
+        transfer_agreement (float): agreement of query inputs under class pathways of all support
+            inputs, which keep ``transfer_kept`` of the neurons. Higher is better.
+        random_agreement (float): agreement of random pathways of the same size; a reference.
+        wrong_class_flip (float): inputs that take another class under its pathway, which they do
+            with ``wrong_class_probability``. Lower is better.
+        blank_hit (float): blanks predicted as the class of the pathway; chance is 1 / K.
+        mask_swap_flip (float): inputs that take the class of another input's pathway. Lower is
+            better.
+        mask_probe_accuracy (float): predicted class read off the mask by a linear classifier.
+        ms_per_explanation (float): milliseconds per input, beside ``ms_per_target_forward``.
+        mdc_unnormalized (float): mean absolute drop of confidence. Lower is better.
+        aciou_chance (float): acIOU of random pathways of the same sizes.
+        accuracy (dict): ``clean``, ``gated``, ``ratio`` (:class:`metrics.AccuracyKept`).
+        macro (dict): means over classes of the class means.
+        per_class (dict of Tensor[K]): figures of each predicted class, NaN for empty ones.
+        class_overlap (Tensor[K, K]): mean IoU per pair of classes.
+        kept_per_site (Tensor[L]): mean share kept at every site.
+        class_pathways (ClassPathways): made from the support inputs.
+        transfer (list of TransferPoint): the transfer curve; the last point has all support inputs.
+        wrong_class (WrongClass): with the flips per pair of classes.
+        blanks (BlankHit): per class and blank.
+        probe (MaskProbe): with its chance level.
+        predictions (Tensor[N]): predicted class of every input.
+        settings (dict): sizes, seeds and machine facts of the measurement.
+    """
+
+    target_accuracy: float
+    agreement: float
+    kept: float
+    kept_std: float
+    kl: float
+    mic: float
+    mdc: float
+    aciou: float
+    aciou_corrected: float
+    between_class_iou: float
+    transfer_agreement: float
+    transfer_kept: float
+    random_agreement: float
+    wrong_class_flip: float
+    wrong_class_probability: float
+    blank_hit: float
+    mask_swap_flip: float
+    mask_probe_accuracy: float
+    ms_per_explanation: float
+    ms_per_target_forward: float
+    mdc_unnormalized: float
+    aciou_chance: float
+    accuracy: dict[str, float]
+    macro: dict[str, float]
+    per_class: dict[str, Tensor]
+    class_overlap: Tensor
+    kept_per_site: Tensor
+    class_pathways: ClassPathways
+    transfer: list[TransferPoint]
+    wrong_class: WrongClass
+    blanks: BlankHit
+    probe: MaskProbe
+    predictions: Tensor
+    settings: dict[str, Any]
+
+    def metrics(self) -> dict[str, float]:
+        """The main figures by name, in a fixed order; fractions and milliseconds."""
+        return {name: float(getattr(self, name)) for name in METRICS}
+
+    def details(self) -> dict[str, Any]:
+        """Everything behind the main figures as JSON-able values; NaN becomes None."""
+        sites = self.class_pathways.sites
+        return {
+            "settings": self.settings,
+            "accuracy": _plain(self.accuracy),
+            "macro": _plain(self.macro),
+            "mdc_unnormalized": _plain(self.mdc_unnormalized),
+            "aciou_chance": _plain(self.aciou_chance),
+            "kept_per_site": [
+                {"site": site.key, "kept": _plain(value)}
+                for site, value in zip(sites, self.kept_per_site.tolist(), strict=True)
+            ],
+            "classes": self.class_table(),
+            "class_overlap": _plain(self.class_overlap),
+            "transfer": [_plain(point.to_json()) for point in self.transfer],
+            "wrong_class": {
+                "pairs": self.wrong_class.pairs,
+                "clean_probability": _plain(self.wrong_class.clean_probability),
+                "flip": _plain(self.wrong_class.matrix),
+            },
+            "blanks": {
+                "hits": self.blanks.hits.tolist(),
+                "predictions": self.blanks.predictions.tolist(),
+                "chance": 1.0 / len(self.class_pathways.classes),
+            },
+            "probe": _plain(vars(self.probe)),
+        }
+
+    def class_table(self) -> list[dict[str, Any]]:
+        """One dictionary per class: inputs, figures of its inputs, and its class pathway."""
+        classes = self.class_pathways
+        images = torch.bincount(self.predictions, minlength=len(classes)).tolist()
+        support = classes.counts.tolist()
+        kept = classes.pathway.kept().tolist()
+        table = []
+        for label in range(len(classes)):
+            row: dict[str, Any] = {"class": label, "images": images[label]}
+            row |= {name: _plain(float(v[label])) for name, v in self.per_class.items()}
+            row["support"] = support[label]
+            row["class_pathway_kept"] = kept[label] if support[label] else None
+            # Column: inputs of other classes that this class's pathway captures.
+            row["captures"] = _plain(float(self.wrong_class.matrix[:, label].nanmean()))
+            table.append(row)
+        return table
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

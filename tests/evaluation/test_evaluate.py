@@ -1,0 +1,252 @@
+"""evaluate: every key, the split into support and query, and what may not change the figures."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from pathways.baselines import RandomPathway
+from pathways.evaluation import METRICS, Evaluation, evaluate, milliseconds_per_image
+from pathways.explainer import Explainer
+from pathways.generator import GenCNP
+from pathways.target import GatedTarget
+
+KEYS = (
+    "target_accuracy agreement kept kept_std kl mic mdc aciou aciou_corrected between_class_iou "
+    "transfer_agreement transfer_kept random_agreement wrong_class_flip wrong_class_probability "
+    "blank_hit mask_swap_flip mask_probe_accuracy ms_per_explanation ms_per_target_forward"
+)
+TIMES = {"ms_per_explanation", "ms_per_target_forward"}
+
+
+@pytest.fixture(scope="module")
+def convolution():
+    """A small random convolutional target, its generator's explainer, and images."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 8, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32, 5),
+    )
+    images = torch.randn(60, 1, 8, 8)
+    net.eval()
+    with torch.no_grad():  # balance the classes of the random network
+        net[6].bias.sub_(net(images).mean(0))
+    target = GatedTarget(net, images[:1])
+    generator = GenCNP(target.sites, 5, width=16, start=0.0)
+    return Explainer(target, generator), images
+
+
+def test_keys_and_ranges(convolution):
+    explainer, images = convolution
+    labels = explainer.target(images).argmax(1)
+    labels[:6] = (labels[:6] + 1) % 5
+    result = evaluate(explainer, images, labels)
+    assert isinstance(result, Evaluation)
+    metrics = result.metrics()
+    assert list(metrics) == list(METRICS)
+    assert set(metrics) == set(KEYS.split())
+    assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
+    for name in set(metrics) - TIMES - {"kl", "aciou_corrected"}:
+        assert 0 <= metrics[name] <= 1, name
+    assert metrics["target_accuracy"] == pytest.approx(0.9)
+    assert metrics["ms_per_explanation"] > 0
+    assert metrics["ms_per_target_forward"] > 0
+
+
+def test_details_are_strict_json(convolution):
+    explainer, images = convolution
+    result = evaluate(explainer, images, None, shots=(1, 3))
+    details = json.loads(json.dumps(result.details(), allow_nan=False))
+    assert math.isnan(result.metrics()["target_accuracy"])
+    assert details["accuracy"] == {"clean": None, "gated": None, "ratio": None}
+    assert details["settings"]["query"] == details["settings"]["support"] == 30
+    assert [point["shots"] for point in details["transfer"]] == [1, 3, None]
+    assert len(details["classes"]) == 5
+    assert sum(row["images"] for row in details["classes"]) == 60
+    assert sum(row["support"] for row in details["classes"]) == 30
+    assert [row["site"] for row in details["kept_per_site"]] == ["1#0", "4#0"]
+    assert len(details["class_overlap"]) == 5
+    assert len(details["blanks"]["hits"][0]) == 3
+    assert set(details["macro"]) >= {"agreement", "kl", "mic", "mdc", "mdc_unnormalized", "kept"}
+
+
+@pytest.mark.parametrize("batch_size", [7, 60])
+def test_batch_size_does_not_matter(convolution, batch_size):
+    explainer, images = convolution
+    labels = torch.zeros(60, dtype=torch.int64)
+    for method in (explainer, RandomPathway(explainer.target, kept=0.6)):
+        reference = evaluate(method, images, labels, batch_size=16, shots=(2,)).metrics()
+        other = evaluate(method, images, labels, batch_size=batch_size, shots=(2,)).metrics()
+        for name in set(reference) - TIMES:
+            assert other[name] == pytest.approx(reference[name], abs=1e-6), name
+
+
+def test_leaking_explainer_end_to_end(leaking, images, labels, blanks):
+    metrics = evaluate(leaking, images, labels, blanks=blanks).metrics()
+    expected = {
+        "target_accuracy": 1,
+        "agreement": 1,
+        "kept": 5 / 8,
+        "kept_std": 0,
+        "mic": 1,
+        "mdc": 0,
+        "aciou": 1,
+        "aciou_corrected": 1,
+        # Four shared evidence neurons of six.
+        "between_class_iou": 4 / 6,
+        "transfer_agreement": 1,
+        "transfer_kept": 5 / 8,
+        "wrong_class_flip": 1,
+        "blank_hit": 1,
+        "mask_swap_flip": 1,
+        "mask_probe_accuracy": 1,
+    }
+    for name, value in expected.items():
+        assert metrics[name] == pytest.approx(value), name
+    assert metrics["random_agreement"] < 0.7
+
+
+def test_doing_nothing_end_to_end(doing_nothing, images, labels, blanks):
+    metrics = evaluate(doing_nothing, images, labels, blanks=blanks).metrics()
+    expected = {
+        "agreement": 1,
+        "kept": 1,
+        "kl": 0,
+        "mic": 0,
+        "mdc": 0,
+        "aciou": 1,
+        "aciou_corrected": 0,
+        "between_class_iou": 1,
+        "transfer_agreement": 1,
+        "random_agreement": 1,
+        "wrong_class_flip": 0,
+        "blank_hit": 1 / 4,
+        "mask_swap_flip": 0,
+    }
+    for name, value in expected.items():
+        assert metrics[name] == pytest.approx(value, abs=1e-9), name
+    assert metrics["mask_probe_accuracy"] < 0.5
+
+
+class Recorder:
+    """An explainer that remembers which inputs a gated run of the target saw after explaining."""
+
+    def __init__(self, explainer):
+        self.explainer = explainer
+        self.target = explainer.target
+        self.sites = explainer.sites
+        self.explained = []
+
+    def __call__(self, images):
+        self.explained.append(images.clone())
+        return self.explainer(images)
+
+
+def test_first_half_is_support_and_the_rest_is_query(explaining, images, labels):
+    half = evaluate(explaining, images, labels)
+    assert half.class_pathways.counts.tolist() == [10] * 4
+    assert half.transfer[-1].coverage == 1
+    assert half.wrong_class.pairs == 40 * 3
+    # Sorted by class, the first half holds half of the classes; nothing else is measured on.
+    order = labels.argsort(stable=True)
+    ordered = evaluate(explaining, images[order], labels[order])
+    assert ordered.class_pathways.counts.tolist() == [20, 20, 0, 0]
+    assert ordered.transfer[-1].coverage == 0
+    assert math.isnan(ordered.transfer_agreement)
+    assert ordered.agreement == 1
+
+
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_separate_support(explaining, images, labels, with_labels):
+    recorder = Recorder(explaining)
+    support = torch.eye(4)[:3] * 3
+    argument = (support, torch.arange(3)) if with_labels else support
+    result = evaluate(recorder, images, labels, support=argument, batch_size=50)
+    assert result.class_pathways.counts.tolist() == [1, 1, 1, 0]
+    assert result.transfer[-1].coverage == 0.75
+    assert result.wrong_class.pairs == 60 * 2 + 20 * 3
+    assert result.settings["separate_support"] is True
+    assert torch.equal(torch.cat(recorder.explained[:2]), images)
+    assert torch.equal(recorder.explained[2], support)
+
+
+def test_progress_is_reported(explaining, images, labels):
+    seen = []
+    evaluate(explaining, images, labels, batch_size=32, progress=lambda *step: seen.append(step))
+    assert [step for step in seen if step[0] == "explaining"] == [
+        ("explaining", done, 80) for done in (0, 32, 64, 80)
+    ]
+    assert seen[-1] == ("done", 80, 80)
+
+
+def test_target_is_left_as_found(convolution):
+    explainer, images = convolution
+    model = explainer.target.model
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    modes = [m.training for m in model.modules()]
+    evaluate(explainer, images, None, shots=(1,))
+    assert [m.training for m in model.modules()] == modes
+    assert hooks == sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_seed_is_reproducible(convolution):
+    explainer, images = convolution
+    runs = [evaluate(explainer, images, None, seed=s, shots=(1,)).metrics() for s in (4, 4)]
+    for name in set(METRICS) - TIMES - {"target_accuracy"}:
+        assert runs[0][name] == runs[1][name], name
+
+
+def test_timing_leaves_out_the_gated_run(convolution):
+    explainer, images = convolution
+    calls = []
+    gated = explainer.target.gated
+    explainer.target.gated = lambda *args, **kwargs: calls.append(1) or gated(*args, **kwargs)
+    try:
+        forward, explanation = milliseconds_per_image(explainer, images, 16)
+        assert not calls
+        assert forward > 0
+        assert explanation > 0
+        milliseconds_per_image(RandomPathway(explainer.target, kept=0.5), images, 16)
+        assert calls
+    finally:
+        del explainer.target.gated
+
+
+def test_refusals(explaining, images, labels):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        evaluate(explaining, images, labels, batch_size=0)
+    with pytest.raises(ValueError, match="at least two inputs, got 1"):
+        evaluate(explaining, images[:1], labels[:1])
+    with pytest.raises(ValueError, match=r"labels must be \[80\], got \(79,\)"):
+        evaluate(explaining, images, labels[1:])
+    with pytest.raises(ValueError, match="support must hold at least one input"):
+        evaluate(explaining, images, labels, support=images[:0])
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import pathways.pathway; assert 'torchmetrics' not in sys.modules", ""),
+        (
+            "sys.modules['torchmetrics'] = None; import pathways.evaluation",
+            "needs torchmetrics; pip",
+        ),
+    ],
+    ids=["core", "missing"],
+)
+def test_torchmetrics_is_needed_for_evaluation_only(code, message):
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; {code}"], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode != 0) == bool(message), run.stderr
+    assert message in run.stderr
