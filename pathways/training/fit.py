@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,10 @@ def fit(
     checkpoint = out / CHECKPOINT
     if resume and not checkpoint.is_file():
         resume = False
+    if resume:
+        _keep_log(out)
     train_loader, validation_loader = _loaders(images, validation, config)
+    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(
             module,
@@ -102,8 +106,11 @@ def fit(
             ckpt_path=str(checkpoint) if resume else None,
             weights_only=True if resume else None,
         )
-    except KeyboardInterrupt:
-        trainer.save_checkpoint(checkpoint)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning turns ctrl-C into SystemExit and leaves SIGINT ignored.
+        signal.signal(signal.SIGINT, on_interrupt)
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
         raise
     generator = module.generator.eval().cpu().to(target.device)
     if trainer.is_global_zero:
@@ -126,6 +133,27 @@ def _loaders(
     return train, DataLoader(TensorDataset(validation), batch_size=config.batch_size)
 
 
+class _SaveOnInterrupt(Callback):
+    """Writes a checkpoint at the very step of a ctrl-C, while the trainer still has its state."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+
+    def on_exception(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, error: BaseException
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            trainer.save_checkpoint(self.checkpoint)
+
+
+def _keep_log(out: Path) -> None:
+    """Set the log so far aside, ``metrics.1.csv`` and so on: the logger starts a new file."""
+    log = out / "log" / "metrics.csv"
+    if log.is_file():
+        earlier = len(list(log.parent.glob("metrics.*.csv")))
+        log.rename(log.with_name(f"metrics.{earlier + 1}.csv"))
+
+
 def _callbacks(
     config: TrainingConfig, out: Path, validated: bool, progress: bool, extra: Sequence[Callback]
 ) -> list[Callback]:
@@ -136,7 +164,8 @@ def _callbacks(
             every_n_train_steps=min(200, config.steps),
             save_on_train_epoch_end=False,
             enable_version_counter=False,
-        )
+        ),
+        _SaveOnInterrupt(out / CHECKPOINT),
     ]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=10))
