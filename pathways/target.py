@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -37,14 +40,71 @@ _ACTIVATIONS: dict[Any, str] = {
     torch.selu: "selu",
     torch.selu_: "selu",
     F.celu: "celu",
+    torch.celu: "celu",
+    torch.celu_: "celu",
+    F.rrelu: "rrelu",
+    torch.rrelu: "rrelu",
+    torch.rrelu_: "rrelu",
     F.prelu: "prelu",
     torch.prelu: "prelu",
     Tensor.prelu: "prelu",
+    # A site where its lower bound is 0, see _activation_of; nn.ReLU6 calls it too.
+    F.hardtanh: "hardtanh",
+    F.hardtanh_: "hardtanh",
 }
-_INPLACE_CALLS = frozenset({torch.relu_, Tensor.relu_, F.leaky_relu_, F.elu_, torch.selu_})
+_INPLACE_CALLS = {
+    torch.relu_,
+    Tensor.relu_,
+    F.leaky_relu_,
+    F.elu_,
+    torch.selu_,
+    torch.celu_,
+    torch.rrelu_,
+    F.hardtanh_,
+}
+# The operators under all these names, as graphs of torch.export call them.
+for _name in sorted(set(_ACTIVATIONS.values())):
+    for _operator in (_name, f"{_name}_"):
+        if hasattr(torch.ops.aten, _operator):
+            _overload = getattr(torch.ops.aten, _operator).default
+            _ACTIVATIONS[_overload] = _name
+            if _operator.endswith("_"):
+                _INPLACE_CALLS.add(_overload)
 # What the fused kernel computes bit for bit as torch does (comparisons only, no transcendental).
 _FUSED = frozenset({"relu", "relu6"})
 _TOKEN_MARK = "_pathways_channels_last_dim"
+# Functions whose result has its features where their argument has them.
+_KEEPS_FEATURES = frozenset(
+    f"{name}{ending}"
+    for name in ("add", "sub", "rsub", "__rsub__", "mul", "div", "sigmoid", "tanh", "dropout",
+                 "layer_norm", "rms_norm", "clone", "contiguous", "to", "float")
+    for ending in ("", "_")
+)  # fmt: skip
+
+
+def _activation_of(func: Any, args: Any, kwargs: dict[str, Any]) -> str | None:
+    """Name of the activation that a call computes, None for every other call."""
+    name = _ACTIVATIONS.get(func)
+    if name != "hardtanh":
+        return name
+    bounds = {"min_val": -1.0, "max_val": 1.0}
+    bounds |= dict(zip(bounds, args[1:], strict=False))
+    bounds |= {key: kwargs[key] for key in bounds if key in kwargs}
+    if bounds["min_val"] != 0:
+        return None
+    return "relu6" if bounds["max_val"] == 6 else "hardtanh"
+
+
+def _has_last_dim_features(func: Any, args: Any, output: Any) -> bool:
+    """Whether a call's result has its features in the last dimension, as tokens have."""
+    name = getattr(func, "__name__", "").split(".")[0]
+    if not isinstance(output, Tensor) or output.dim() <= 2:
+        return False
+    # Of what a normalisation over several dimensions gives, nothing is known.
+    normalised = args[1] if name in ("layer_norm", "rms_norm") and len(args) > 1 else ()
+    if name == "linear" or len(normalised) == 1:
+        return True
+    return name in _KEEPS_FEATURES and any(getattr(arg, _TOKEN_MARK, False) for arg in args)
 
 
 class _Activations(TorchFunctionMode):
@@ -59,20 +119,34 @@ class _Activations(TorchFunctionMode):
         self.handler = handler
         self.mark_tokens = mark_tokens
         self.calls = 0
+        self.inside = 0  # depth of activation modules: what these call is part of them
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        activation = _ACTIVATIONS.get(func)
-        if activation is not None:
+        activation = _activation_of(func, args, kwargs)
+        if activation is not None and self.inside == 0:
             call = self.calls
             self.calls += 1
             return self.handler(call, func, args, kwargs, activation)
         output = func(*args, **kwargs)
-        if self.mark_tokens and func is F.linear and output.dim() > 2:
+        if self.mark_tokens and _has_last_dim_features(func, args, output):
             setattr(output, _TOKEN_MARK, True)
         return output
+
+
+@dataclass
+class _Frozen:
+    """What has to be put back in a model, and by how many runs it is in use."""
+
+    training: list[nn.Module]
+    parameters: list[nn.Parameter]
+    runs: int = 0
+
+
+_frozen: dict[nn.Module, _Frozen] = {}
+_frozen_lock = threading.Lock()
 
 
 @contextmanager
@@ -80,32 +154,44 @@ def frozen(model: nn.Module) -> Iterator[None]:
     """Eval mode and no parameter gradients inside; modes and flags are put back on exit.
 
     Parameters only have to be frozen while the graph is recorded: autograd looks at
-    ``requires_grad`` during the forward pass.
+    ``requires_grad`` during the forward pass. Of runs that overlap (nested ones, or threads) the
+    last one to end puts the model back.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for module, training in modes:
-            if training:
+    with _frozen_lock:
+        state = _frozen.get(model)
+        if state is None:
+            state = _Frozen(
+                [module for module in model.modules() if module.training],
+                [parameter for parameter in model.parameters() if parameter.requires_grad],
+            )
+            for module in state.training:
                 module.training = False
-        for parameter in parameters:
-            parameter.requires_grad_(False)
+            for parameter in state.parameters:
+                parameter.requires_grad_(False)
+            _frozen[model] = state
+        state.runs += 1
+    try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+        with _frozen_lock:
+            state.runs -= 1
+            if state.runs == 0:
+                del _frozen[model]
+                for module in state.training:
+                    module.training = True
+                for parameter in state.parameters:
+                    parameter.requires_grad_(True)
 
 
 class GatedTarget:
     """A classifier to explain: clean runs, recorded feature maps, and gated runs.
 
-    A site is one call of an activation function (ReLU, ReLU6, SiLU, GELU, Hardswish, LeakyReLU,
-    ELU, SELU, CELU, Mish, PReLU), made by a module or directly, in place or not; a reused module
-    has one site per call. In a gated run the activation z of a site becomes
-    ``gate * z + (1 - gate) * baseline``. With all-ones gates the logits are the clean logits bit
-    for bit. The model is run in eval mode with frozen parameters and left as it was found (modes,
+    A site is one call of an activation function (ReLU, ReLU6 and Hardtanh from 0, SiLU, GELU,
+    Hardswish, LeakyReLU, RReLU, PReLU, ELU, SELU, CELU, Mish), made by a module, directly, or in
+    the graph of a ``torch.export`` program, in place or not; a reused module has one site per call.
+    In a gated run the activation z of a site becomes ``gate * z + (1 - gate) * baseline``. With
+    all-ones gates the logits are the clean logits bit for bit. The model is run in eval mode with
+    frozen parameters, without PyTorch's fused transformer layers, and left as it was found (modes,
     ``requires_grad``, hooks), also after an exception; no parameter receives a gradient.
 
     Args:
@@ -173,6 +259,7 @@ class GatedTarget:
         chosen = {site: position for position, site in enumerate(self.sites)}
         self._site_of_call: list[int | None] = [chosen.get(site) for site, _ in found]
         self._overwritten: set[int] = set()
+        self._overwrites_input = False
         self._find_overwritten(example_input)
         self._baseline: list[Tensor] | None = None
         self.baseline = baseline
@@ -181,8 +268,10 @@ class GatedTarget:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Clean logits ``[N, K]``, without gradient."""
-        with torch.no_grad(), frozen(self.model):
-            return self._logits(self.model(images))
+        # Intercepted like every other run: PyTorch's fused transformer layers, which it takes only
+        # where nothing is intercepted, round differently.
+        with torch.no_grad():
+            return self._run(images)
 
     def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Clean logits ``[N, K]`` and every site's activation ``[N, C, *space]``, detached."""
@@ -227,10 +316,11 @@ class GatedTarget:
     @baseline.setter
     def baseline(self, values: Sequence[Tensor] | None) -> None:
         if values is not None:
-            if len(values) != len(self.sites):
+            if not isinstance(values, list | tuple) or len(values) != len(self.sites):
+                got = len(values) if isinstance(values, list | tuple) else type(values).__name__
                 raise ValueError(
-                    f"GatedTarget: baseline must hold one tensor per site ({len(self.sites)}), "
-                    f"got {len(values)}"
+                    f"GatedTarget: baseline must be a list of one tensor per site "
+                    f"({len(self.sites)}), got {got}"
                 )
             for i, value in enumerate(values):
                 if tuple(value.shape) != self.sites.mask_shape(i):
@@ -272,6 +362,8 @@ class GatedTarget:
         """SHA-256 (hex) of parameters, buffers and site table; files are checked against it."""
         digest = hashlib.sha256(json.dumps(self.sites.to_json(), sort_keys=True).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
+            if not isinstance(tensor, Tensor):
+                continue  # a module's extra state: any object, without a stable form
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             digest.update(raw.numpy().tobytes())
@@ -303,13 +395,21 @@ class GatedTarget:
         counts: dict[str, int] = {}
         found: list[tuple[Site, bool]] = []
         batch = example_input.shape[0]
+        # The calls of a traced graph come from no module of their own, but each remembers one.
+        traced = {
+            name: itertools.cycle(_origins(module, name))
+            for name, module in self.model.named_modules()
+            if isinstance(module, fx.GraphModule)
+        }
 
         def handler(call: int, func: Any, args: Any, kwargs: Any, name: str) -> Tensor:
             source = args[0] if args else kwargs["input"]
             token = getattr(source, _TOKEN_MARK, False)
             output = func(*args, **kwargs)
             batched = output.dim() >= 2 and output.shape[0] == batch
-            path = stack[-1]
+            if token:
+                setattr(output, _TOKEN_MARK, True)
+            path = next(traced.get(stack[-1], iter(())), stack[-1])
             channel_dim = -1 if token else 1
             shape = tuple(output.movedim(-1, 1).shape if token and batched else output.shape)[1:]
             site = Site(path, counts.get(path, 0), name, shape or (1,), channel_dim)
@@ -324,28 +424,33 @@ class GatedTarget:
             stack.pop()
 
         handles = []
-        try:
-            for module in self.model.modules():
-                handles.append(module.register_forward_pre_hook(enter))
-                handles.append(module.register_forward_hook(leave, always_call=True))
-            intercept = self._intercept(handler, mark_tokens=True)
-            with torch.no_grad(), frozen(self.model), intercept:
-                output = self.model(example_input)
-        finally:
-            for handle in handles:
-                handle.remove()
+        intercept = self._intercept(handler, mark_tokens=True)
+        with torch.no_grad(), frozen(self.model), intercept:
+            try:
+                # After the hooks of activation modules, which must still see their own path.
+                for module in self.model.modules():
+                    handles.append(module.register_forward_pre_hook(enter))
+                    handles.append(module.register_forward_hook(leave, always_call=True))
+                output = self.model(example_input.clone())
+            finally:
+                for handle in handles:
+                    handle.remove()
         logits = self._logits(output)
         return found, logits
 
     def _find_overwritten(self, example_input: Tensor) -> None:
-        """Note the sites whose activation is written into later (in-place calls)."""
+        """Note the sites whose activation is written into later, and whether the input is."""
         versions: dict[int, tuple[Tensor, int]] = {}
 
         def record(site: int, output: Tensor) -> None:
             versions[site] = (output, output._version)
 
-        with torch.no_grad():
-            self._run(example_input, observe=record)
+        # Tensors of inference mode have no version counter to see in-place calls by.
+        with torch.inference_mode(False), torch.no_grad():
+            images = example_input.clone()
+            version = images._version
+            self._run(images, observe=record)
+        self._overwrites_input = images._version != version
         self._overwritten = {
             site for site, (output, version) in versions.items() if output._version != version
         }
@@ -360,19 +465,29 @@ class GatedTarget:
         mode = _Activations(handler, mark_tokens)
         handles = []
 
-        def module_hook(module: nn.Module, _: Any, output: Tensor) -> Tensor:
+        def enter(module: nn.Module, _: Any) -> None:
+            mode.inside += 1
+
+        def leave(module: nn.Module, _: Any, output: Any) -> Any:
+            mode.inside -= 1
+            if mode.inside > 0:
+                return output
+            name = type(module).__name__
+            if not isinstance(output, Tensor):
+                raise TypeError(
+                    f"GatedTarget: activation_modules must return tensors, {name} returned "
+                    f"{type(output).__name__}"
+                )
             call = mode.calls
             mode.calls += 1
-            result: Tensor = handler(
-                call, lambda x: x, (output,), {}, type(module).__name__.lower()
-            )
-            return result
+            return handler(call, lambda x: x, (output,), {}, name.lower())
 
         try:
             if self.activation_modules:
                 for module in self.model.modules():
                     if isinstance(module, self.activation_modules):
-                        handles.append(module.register_forward_hook(module_hook))
+                        handles.append(module.register_forward_pre_hook(enter))
+                        handles.append(module.register_forward_hook(leave))
             with mode:
                 yield mode
         finally:
@@ -391,34 +506,59 @@ class GatedTarget:
             site = self._site_of_call[call]
             if site is None:
                 return func(*args, **kwargs)
+            source: Tensor = args[0] if args else kwargs["input"]
+            shape, channels = source.shape, self.sites[site].channels
+            if (shape[0], shape[self.sites[site].channel_dim]) != (images.shape[0], channels):
+                raise RuntimeError(
+                    self._mismatch(
+                        f"site {self.sites[site].key} has {tuple(shape)} activations, not "
+                        f"{channels} channels of {images.shape[0]} inputs"
+                    )
+                )
             if gates is None:
                 output = func(*args, **kwargs)
-            else:
-                output = self._gated_activation(site, gates[site], func, args, kwargs, name)
-            if observe is not None:
-                observe(site, output)
-            return output
+                if observe is not None:
+                    observe(site, output)
+                return output
+            return self._gated_activation(site, gates[site], func, args, kwargs, name, observe)
 
+        self._check_images(images)
         with frozen(self.model), self._intercept(handler) as mode:
-            output = self.model(images)
+            output = self.model(images.clone() if self._overwrites_input else images)
         if mode.calls != self._num_calls:
             raise RuntimeError(self._mismatch(f"{mode.calls} activation calls"))
         return self._logits(output)
 
     def _gated_activation(
-        self, site: int, gate: Tensor, func: Any, args: Any, kwargs: dict[str, Any], name: str
+        self,
+        site: int,
+        gate: Tensor,
+        func: Any,
+        args: Any,
+        kwargs: dict[str, Any],
+        name: str,
+        observe: Callable[[int, Tensor], None] | None,
     ) -> Tensor:
         """``gate * act(x) + (1 - gate) * baseline``, in place where the model's call is."""
         source: Tensor = args[0] if args else kwargs["input"]
         inplace = func in _INPLACE_CALLS or bool(kwargs.get("inplace", False))
         tracked = torch.is_grad_enabled() and (source.requires_grad or gate.requires_grad)
-        if name in _FUSED and not (inplace and tracked):
-            return self._gate(site, source, gate, activation=name, inplace=inplace)
-        if not inplace:
-            return self._gate(site, func(*args, **kwargs), gate)
-        # Autograd needs the activation's own result intact, so that the write-back comes last.
-        gated = self._gate(site, _out_of_place(func, source.clone(), args, kwargs), gate)
-        return source.copy_(gated)
+        fused = name in _FUSED and func in _ACTIVATIONS  # not a module that happens to be named so
+        # What an observer holds must not be what the model writes into afterwards.
+        apart = observe is not None and site in self._overwritten
+        into_source = inplace and fused and not tracked and not apart
+        if into_source or (fused and not inplace):
+            gated = self._gate(site, source, gate, activation=name, inplace=into_source)
+        elif inplace:
+            # Autograd needs the activation's own result intact, so that the write-back comes last.
+            gated = self._gate(site, _out_of_place(func, source.clone(), args, kwargs), gate)
+        else:
+            gated = self._gate(site, func(*args, **kwargs), gate)
+        if observe is not None:
+            observe(site, gated)
+        if inplace and not into_source:
+            return source.copy_(gated)
+        return gated.clone() if apart else gated
 
     def _gate(
         self,
@@ -447,7 +587,19 @@ class GatedTarget:
     def _channels_first(self, site: int, x: Tensor) -> Tensor:
         return x if self.sites[site].channel_dim == 1 else x.movedim(-1, 1)
 
+    def _check_images(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor) or images.dim() == 0:
+            got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(f"GatedTarget: images must be a batched tensor, got {got}")
+        if self.sites.granularity == "unit" and tuple(images.shape[1:]) != self.example_shape:
+            wanted = ", ".join(map(str, self.example_shape))
+            raise ValueError(
+                f"GatedTarget: with unit granularity images must be [N, {wanted}] like "
+                f"example_input, got {tuple(images.shape)}"
+            )
+
     def _check_gates(self, images: Tensor, gates: Sequence[Tensor] | Tensor) -> list[Tensor]:
+        self._check_images(images)
         if isinstance(gates, Tensor):
             gates = self.sites.gates(gates)
         if len(gates) != len(self.sites):
@@ -502,6 +654,18 @@ class GatedTarget:
             f"GatedTarget: the model must make the same {self._num_calls} activation calls in "
             f"every run, but in this run {what}; data-dependent control flow cannot be gated"
         )
+
+
+def _origins(graph_module: fx.GraphModule, path: str) -> list[str]:
+    """Path of the module that each activation call of a traced graph comes from."""
+    origins = []
+    for node in graph_module.graph.nodes:
+        func = getattr(Tensor, node.target, None) if node.op == "call_method" else node.target
+        if not node.op.startswith("call_") or _activation_of(func, node.args, node.kwargs) is None:
+            continue
+        stack = list(node.meta.get("nn_module_stack", {}).values())
+        origins.append(".".join(name for name in (path, stack[-1][0] if stack else "") if name))
+    return origins
 
 
 def _out_of_place(func: Any, source: Tensor, args: Any, kwargs: dict[str, Any]) -> Tensor:
