@@ -1,6 +1,7 @@
 """Builds the compiled parts by driving CMakeLists.txt; everything else is in pyproject.toml.
 
-Environment: PATHWAYS_CUDA=auto|on|off (FORCE_CUDA=1 means on), TORCH_CUDA_ARCH_LIST, CUDA_HOME, MAX_JOBS, DEBUG=1.
+Environment: PATHWAYS_CUDA=auto|on|off (FORCE_CUDA=1 means on), TORCH_CUDA_ARCH_LIST, CUDA_HOME,
+MAX_JOBS, DEBUG=1.
 """
 
 import hashlib
@@ -35,23 +36,30 @@ class BuildWithCMake(build_ext):
         package = ROOT / "pathways" if self.inplace else Path(self.build_lib) / "pathways"
         cmake = shutil.which("cmake")
         if cmake is None:
-            raise SystemExit("pathways: cmake >= 3.22 is needed to build; install it, for example by `pip install cmake`")
+            raise SystemExit(
+                "pathways: cmake >= 3.22 is needed to build; install it, for example by "
+                "`pip install cmake`"
+            )
         torch = find_torch()
         ninja = shutil.which("ninja")
         build_type = "Debug" if os.environ.get("DEBUG", "0") not in ("", "0") else "Release"
-        # An isolated build has its tools in a directory that is gone afterwards: it gets a build tree of its
-        # own, and a tree whose tools have changed is started anew.
+        # An isolated build has its tools in a directory that is gone afterwards: it gets a build
+        # tree of its own, and a tree whose tools have changed is started anew.
         isolated = "pip-build-env" in str(torch)
         build = ROOT / "build" / ("cmake-isolated" if isolated else "cmake")
         choices = "\n".join([sys.executable, str(torch), str(cmake), str(ninja), build_type])
-        choices += "\n".join(f"{name}={os.environ.get(name)}" for name in ("CXX", "CXXFLAGS", "CUDACXX", "CUDA_HOME"))
+        choices += "\n".join(
+            f"{name}={os.environ.get(name)}" for name in ("CXX", "CXXFLAGS", "CUDACXX", "CUDA_HOME")
+        )
         key = hashlib.sha256(choices.encode()).hexdigest()
         stamp = build / "choices.sha256"
         if build.exists() and (not stamp.exists() or stamp.read_text() != key):
             shutil.rmtree(build)
         build.mkdir(parents=True, exist_ok=True)
         stamp.write_text(key)
-        cuda = os.environ.get("PATHWAYS_CUDA") or ("on" if os.environ.get("FORCE_CUDA") == "1" else "auto")
+        cuda = os.environ.get("PATHWAYS_CUDA") or (
+            "on" if os.environ.get("FORCE_CUDA") == "1" else "auto"
+        )
         configure = [
             cmake,
             *("-S", str(ROOT), "-B", str(build)),
@@ -64,7 +72,9 @@ class BuildWithCMake(build_ext):
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         subprocess.run(configure, check=True)
         subprocess.run([cmake, "--build", str(build), "--parallel", jobs], check=True)
-        subprocess.run([cmake, "--install", str(build), "--prefix", str(package.resolve())], check=True)
+        subprocess.run(
+            [cmake, "--install", str(build), "--prefix", str(package.resolve())], check=True
+        )
 
     def get_source_files(self) -> list[str]:
         files = [ROOT / "CMakeLists.txt", ROOT / "version.txt"]

@@ -1,7 +1,8 @@
 #pragma once
 
-// Activations of a gated site and their derivatives, for T = float or double (narrower types are computed in
-// float). NaN propagates as in torch: relu(NaN) = NaN, and the derivative of relu and relu6 at NaN is 1.
+// Activations of a gated site and their derivatives, for T = float or double
+// (narrower types are computed in float). NaN propagates as in torch: relu(NaN)
+// = NaN, and the derivative of relu and relu6 at NaN is 1.
 
 #include <cmath>
 #include <cstdint>
@@ -10,17 +11,32 @@
 
 namespace pathways {
 
-enum class Activation : int32_t { kNone = 0, kRelu = 1, kRelu6 = 2, kSilu = 3, kGelu = 4 };
+enum class Activation : int32_t {
+  kNone = 0,
+  kRelu = 1,
+  kRelu6 = 2,
+  kSilu = 3,
+  kGelu = 4
+};
 
 constexpr int32_t kActivationCount = 5;
 // Index of a name is the value of the enumerator.
-constexpr const char* kActivationNames[kActivationCount] = {"none", "relu", "relu6", "silu", "gelu"};
+constexpr const char* kActivationNames[kActivationCount] = {
+    "none", "relu", "relu6", "silu", "gelu"};
 
 namespace detail {
-PATHWAYS_HOST_DEVICE inline float exp_of(float x) { return expf(x); }
-PATHWAYS_HOST_DEVICE inline double exp_of(double x) { return exp(x); }
-PATHWAYS_HOST_DEVICE inline float erf_of(float x) { return erff(x); }
-PATHWAYS_HOST_DEVICE inline double erf_of(double x) { return erf(x); }
+PATHWAYS_HOST_DEVICE inline float exp_of(float x) {
+  return expf(x);
+}
+PATHWAYS_HOST_DEVICE inline double exp_of(double x) {
+  return exp(x);
+}
+PATHWAYS_HOST_DEVICE inline float erf_of(float x) {
+  return erff(x);
+}
+PATHWAYS_HOST_DEVICE inline double erf_of(double x) {
+  return erf(x);
+}
 }  // namespace detail
 
 template <Activation kAct, typename T>
@@ -48,7 +64,8 @@ PATHWAYS_HOST_DEVICE inline T activation_derivative(T x) {
     const T s = T(1) / (T(1) + detail::exp_of(-x));
     return s * (T(1) + x * (T(1) - s));
   } else if constexpr (kAct == Activation::kGelu) {
-    const T cdf = T(0.5) * (T(1) + detail::erf_of(x * T(0.70710678118654752440)));
+    const T cdf =
+        T(0.5) * (T(1) + detail::erf_of(x * T(0.70710678118654752440)));
     const T pdf = T(0.39894228040143267794) * detail::exp_of(T(-0.5) * x * x);
     return cdf + x * pdf;
   } else {
@@ -56,8 +73,9 @@ PATHWAYS_HOST_DEVICE inline T activation_derivative(T x) {
   }
 }
 
-// One gated neuron: exactly `baseline` when the gate is 0, whatever `x` holds (NaN and infinity do not leak);
-// exactly act(x + bias) when the gate is 1; the mixture of both otherwise.
+// One gated neuron: exactly `baseline` when the gate is 0, whatever `x` holds
+// (NaN and infinity do not leak); exactly act(x + bias) when the gate is 1; the
+// mixture of both otherwise.
 template <Activation kAct, typename T>
 PATHWAYS_HOST_DEVICE inline T gate_value(T x, T gate, T bias, T baseline) {
   if (gate == T(0)) {
@@ -73,7 +91,8 @@ PATHWAYS_HOST_DEVICE inline T gate_value(T x, T gate, T bias, T baseline) {
 // grad_bias is the sum of grad_x over everything that shares the bias.
 template <Activation kAct, typename T>
 PATHWAYS_HOST_DEVICE inline T gate_grad_x(T grad, T x, T gate, T bias) {
-  return gate == T(0) ? T(0) : grad * gate * activation_derivative<kAct>(x + bias);
+  return gate == T(0) ? T(0)
+                      : grad * gate * activation_derivative<kAct>(x + bias);
 }
 
 template <Activation kAct, typename T>

@@ -1,7 +1,8 @@
 #pragma once
 
-// Checks and small helpers shared by the CPU and CUDA back ends. Every check runs before the first call into
-// the tensor library, and the fake kernels in pathways/ops/fake.py repeat the words.
+// Checks and small helpers shared by the CPU and CUDA back ends. Every check
+// runs before the first call into the tensor library, and the fake kernels in
+// pathways/ops/fake.py repeat the words.
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -34,13 +35,14 @@ template <typename... Parts>
 }
 }  // namespace detail
 
-// STD_TORCH_CHECK without the function, file and line that it puts in front of the sentence: the message is for
-// the caller of the op, and the fake kernels raise the same words.
-#define PATHWAYS_CHECK(condition, ...)        \
-  do {                                        \
-    if (!(condition)) {                       \
-      ::pathways::detail::fail(__VA_ARGS__);  \
-    }                                         \
+// STD_TORCH_CHECK without the function, file and line that it puts in front of
+// the sentence: the message is for the caller of the op, and the fake kernels
+// raise the same words.
+#define PATHWAYS_CHECK(condition, ...)       \
+  do {                                       \
+    if (!(condition)) {                      \
+      ::pathways::detail::fail(__VA_ARGS__); \
+    }                                        \
   } while (false)
 
 inline const char* dtype_name(ScalarType type) {
@@ -66,13 +68,14 @@ inline const char* dtype_name(ScalarType type) {
 }
 
 inline bool is_floating(ScalarType type) {
-  return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::BFloat16 ||
-         type == ScalarType::Half;
+  return type == ScalarType::Float || type == ScalarType::Double ||
+         type == ScalarType::BFloat16 || type == ScalarType::Half;
 }
 
 inline bool is_integral(ScalarType type) {
-  return type == ScalarType::Byte || type == ScalarType::Char || type == ScalarType::Short ||
-         type == ScalarType::Int || type == ScalarType::Long;
+  return type == ScalarType::Byte || type == ScalarType::Char ||
+         type == ScalarType::Short || type == ScalarType::Int ||
+         type == ScalarType::Long;
 }
 
 // The type that arithmetic on `type` is done in: float, or double for double.
@@ -95,18 +98,24 @@ inline std::string device_name(const Tensor& tensor) {
   if (tensor.is_cuda()) {
     return "cuda:" + std::to_string(tensor.get_device());
   }
-  return "device type " + std::to_string(static_cast<int>(tensor.device().type()));
+  return "device type " +
+         std::to_string(static_cast<int>(tensor.device().type()));
 }
 
-inline void check_same_device(const char* op, const Tensor& a, const char* a_name, const Tensor& b, const char* b_name) {
-  PATHWAYS_CHECK(a.device() == b.device(), op, ": ", a_name, " and ", b_name, " must be on the same device (got ",
-                  a_name, "=", device_name(a), ", ", b_name, "=", device_name(b), ")");
+inline void check_same_device(const char* op, const Tensor& a,
+                              const char* a_name, const Tensor& b,
+                              const char* b_name) {
+  PATHWAYS_CHECK(a.device() == b.device(), op, ": ", a_name, " and ", b_name,
+                 " must be on the same device (got ", a_name, "=",
+                 device_name(a), ", ", b_name, "=", device_name(b), ")");
 }
 
-inline void check_floating(const char* op, const Tensor& tensor, const char* name) {
-  PATHWAYS_CHECK(is_floating(tensor.scalar_type()), op, ": ", name,
-                  " must be floating point (float64, float32, bfloat16 or float16), got ",
-                  dtype_name(tensor.scalar_type()));
+inline void check_floating(const char* op, const Tensor& tensor,
+                           const char* name) {
+  PATHWAYS_CHECK(
+      is_floating(tensor.scalar_type()), op, ": ", name,
+      " must be floating point (float64, float32, bfloat16 or float16), got ",
+      dtype_name(tensor.scalar_type()));
 }
 
 inline Activation parse_activation(const char* op, const std::string& name) {
@@ -115,11 +124,13 @@ inline Activation parse_activation(const char* op, const std::string& name) {
       return static_cast<Activation>(i);
     }
   }
-  detail::fail(op, ": activation must be one of none, relu, relu6, silu, gelu, got '", name, "'");
+  detail::fail(
+      op, ": activation must be one of none, relu, relu6, silu, gelu, got '",
+      name, "'");
 }
 
-// True when moving dimension 1 to the end gives a contiguous tensor: channels_last for four dimensions, and
-// the same idea for any other number.
+// True when moving dimension 1 to the end gives a contiguous tensor:
+// channels_last for four dimensions, and the same idea for any other number.
 inline bool is_channel_innermost(const Tensor& x) {
   int64_t expected = 1;
   const auto matches = [&](int64_t dim) {
@@ -143,34 +154,47 @@ inline bool is_channel_innermost(const Tensor& x) {
 // What the gated ops need to know about their arguments, once they are checked.
 struct GatedPlan {
   Activation activation = Activation::kNone;
-  int64_t batch = 0;      // N
-  int64_t channels = 0;   // C
-  int64_t space = 1;      // product of the trailing dimensions
-  bool unit = false;      // the gate has the shape of x; otherwise one value per channel
-  bool gate_per_input = false;  // channel gates: [N, C]; false for [1, C] and [C], which all inputs share
-  bool channel_innermost = false;  // memory order N, space, C instead of N, C, space
-  bool dense = false;     // x is in one of the two memory orders; otherwise it is made contiguous first
+  int64_t batch = 0;     // N
+  int64_t channels = 0;  // C
+  int64_t space = 1;     // product of the trailing dimensions
+  bool unit =
+      false;  // the gate has the shape of x; otherwise one value per channel
+  bool gate_per_input = false;  // channel gates: [N, C]; false for [1, C] and
+                                // [C], which all inputs share
+  bool channel_innermost =
+      false;           // memory order N, space, C instead of N, C, space
+  bool dense = false;  // x is in one of the two memory orders; otherwise it is
+                       // made contiguous first
 };
 
-inline void check_channel_vector(const char* op, const Tensor& x, const std::optional<Tensor>& vector, const char* name) {
+inline void check_channel_vector(const char* op, const Tensor& x,
+                                 const std::optional<Tensor>& vector,
+                                 const char* name) {
   if (!vector.has_value()) {
     return;
   }
   check_same_device(op, x, "x", *vector, name);
   check_floating(op, *vector, name);
-  PATHWAYS_CHECK(vector->dim() == 1 && vector->size(0) == x.size(1), op, ": ", name, " must have shape [C] = [",
-                  x.size(1), "], got ", shape_name(*vector));
+  PATHWAYS_CHECK(vector->dim() == 1 && vector->size(0) == x.size(1), op, ": ",
+                 name, " must have shape [C] = [", x.size(1), "], got ",
+                 shape_name(*vector));
 }
 
-inline GatedPlan plan_gated(const char* op, const Tensor& x, const Tensor& gate, const std::optional<Tensor>& bias,
-                            const std::string& activation, const std::optional<Tensor>& baseline) {
+inline GatedPlan plan_gated(const char* op, const Tensor& x, const Tensor& gate,
+                            const std::optional<Tensor>& bias,
+                            const std::string& activation,
+                            const std::optional<Tensor>& baseline) {
   GatedPlan plan;
   check_floating(op, x, "x");
-  PATHWAYS_CHECK(x.dim() >= 2, op, ": x must have at least 2 dimensions [N, C, ...], got shape ", shape_name(x));
+  PATHWAYS_CHECK(x.dim() >= 2, op,
+                 ": x must have at least 2 dimensions [N, C, ...], got shape ",
+                 shape_name(x));
   plan.activation = parse_activation(op, activation);
   check_same_device(op, x, "x", gate, "gate");
-  PATHWAYS_CHECK(is_floating(gate.scalar_type()) || gate.scalar_type() == ScalarType::Bool, op,
-                  ": gate must be floating point or bool, got ", dtype_name(gate.scalar_type()));
+  PATHWAYS_CHECK(
+      is_floating(gate.scalar_type()) || gate.scalar_type() == ScalarType::Bool,
+      op, ": gate must be floating point or bool, got ",
+      dtype_name(gate.scalar_type()));
   plan.batch = x.size(0);
   plan.channels = x.size(1);
   bool same_shape = gate.dim() == x.dim();
@@ -183,11 +207,13 @@ inline GatedPlan plan_gated(const char* op, const Tensor& x, const Tensor& gate,
   const bool per_channel = (gate.dim() == 1 && gate.size(0) == plan.channels) ||
                            (gate.dim() == 2 && gate.size(1) == plan.channels &&
                             (gate.size(0) == 1 || gate.size(0) == plan.batch));
-  PATHWAYS_CHECK(per_channel || same_shape, op,
-                  ": gate must have shape [N, C], [1, C], [C] or the shape of x (got x=", shape_name(x),
-                  ", gate=", shape_name(gate), ")");
+  PATHWAYS_CHECK(
+      per_channel || same_shape, op,
+      ": gate must have shape [N, C], [1, C], [C] or the shape of x (got x=",
+      shape_name(x), ", gate=", shape_name(gate), ")");
   plan.unit = !per_channel;
-  plan.gate_per_input = per_channel && gate.dim() == 2 && gate.size(0) == plan.batch;
+  plan.gate_per_input =
+      per_channel && gate.dim() == 2 && gate.size(0) == plan.batch;
   check_channel_vector(op, x, bias, "bias");
   check_channel_vector(op, x, baseline, "baseline");
   const bool contiguous = x.is_contiguous();
@@ -197,30 +223,40 @@ inline GatedPlan plan_gated(const char* op, const Tensor& x, const Tensor& gate,
 }
 
 // The checks of the backward op beyond those of the forward.
-inline void check_gated_backward(const char* op, const Tensor& grad, const Tensor& x, const Tensor& gate,
-                                 const std::optional<Tensor>& bias, bool need_gate, bool need_bias) {
+inline void check_gated_backward(const char* op, const Tensor& grad,
+                                 const Tensor& x, const Tensor& gate,
+                                 const std::optional<Tensor>& bias,
+                                 bool need_gate, bool need_bias) {
   check_same_device(op, x, "x", grad, "grad");
   bool same_shape = grad.dim() == x.dim();
   for (int64_t dim = 0; same_shape && dim < x.dim(); ++dim) {
     same_shape = grad.size(dim) == x.size(dim);
   }
-  PATHWAYS_CHECK(same_shape && grad.scalar_type() == x.scalar_type(), op,
-                  ": grad must have the shape and dtype of x (got x=", shape_name(x), " ",
-                  dtype_name(x.scalar_type()), ", grad=", shape_name(grad), " ", dtype_name(grad.scalar_type()), ")");
-  PATHWAYS_CHECK(!need_gate || is_floating(gate.scalar_type()), op,
-                  ": gate must be floating point when its gradient is asked for, got ",
-                  dtype_name(gate.scalar_type()));
-  PATHWAYS_CHECK(!need_bias || bias.has_value(), op,
-                  ": bias must be a tensor when its gradient is asked for, got None");
+  PATHWAYS_CHECK(
+      same_shape && grad.scalar_type() == x.scalar_type(), op,
+      ": grad must have the shape and dtype of x (got x=", shape_name(x), " ",
+      dtype_name(x.scalar_type()), ", grad=", shape_name(grad), " ",
+      dtype_name(grad.scalar_type()), ")");
+  PATHWAYS_CHECK(
+      !need_gate || is_floating(gate.scalar_type()), op,
+      ": gate must be floating point when its gradient is asked for, got ",
+      dtype_name(gate.scalar_type()));
+  PATHWAYS_CHECK(
+      !need_bias || bias.has_value(), op,
+      ": bias must be a tensor when its gradient is asked for, got None");
 }
 
-inline void check_binarize(const char* op, const Tensor& importance, double sigma, double gamma) {
+inline void check_binarize(const char* op, const Tensor& importance,
+                           double sigma, double gamma) {
   check_floating(op, importance, "importance");
-  PATHWAYS_CHECK(std::isfinite(sigma) && sigma > 0, op, ": sigma must be positive and finite, got ", sigma);
-  PATHWAYS_CHECK(std::isfinite(gamma) && gamma > 0, op, ": gamma must be positive and finite, got ", gamma);
+  PATHWAYS_CHECK(std::isfinite(sigma) && sigma > 0, op,
+                 ": sigma must be positive and finite, got ", sigma);
+  PATHWAYS_CHECK(std::isfinite(gamma) && gamma > 0, op,
+                 ": gamma must be positive and finite, got ", gamma);
 }
 
-inline void check_binarize_backward(const char* op, const Tensor& grad, const Tensor& importance, double sigma,
+inline void check_binarize_backward(const char* op, const Tensor& grad,
+                                    const Tensor& importance, double sigma,
                                     double gamma) {
   check_binarize(op, importance, sigma, gamma);
   check_same_device(op, importance, "importance", grad, "grad");
@@ -228,57 +264,72 @@ inline void check_binarize_backward(const char* op, const Tensor& grad, const Te
   for (int64_t dim = 0; same_shape && dim < grad.dim(); ++dim) {
     same_shape = grad.size(dim) == importance.size(dim);
   }
-  PATHWAYS_CHECK(same_shape && grad.scalar_type() == importance.scalar_type(), op,
-                  ": grad must have the shape and dtype of importance (got importance=", shape_name(importance), " ",
-                  dtype_name(importance.scalar_type()), ", grad=", shape_name(grad), " ",
-                  dtype_name(grad.scalar_type()), ")");
+  PATHWAYS_CHECK(
+      same_shape && grad.scalar_type() == importance.scalar_type(), op,
+      ": grad must have the shape and dtype of importance (got importance=",
+      shape_name(importance), " ", dtype_name(importance.scalar_type()),
+      ", grad=", shape_name(grad), " ", dtype_name(grad.scalar_type()), ")");
 }
 
 inline void check_pack_bits(const char* op, const Tensor& mask) {
   const ScalarType type = mask.scalar_type();
-  PATHWAYS_CHECK(is_floating(type) || is_integral(type) || type == ScalarType::Bool, op,
-                  ": mask must be bool, integer or floating point, got ", dtype_name(type));
-  PATHWAYS_CHECK(mask.dim() == 2, op, ": mask must have shape [N, D], got ", shape_name(mask));
+  PATHWAYS_CHECK(
+      is_floating(type) || is_integral(type) || type == ScalarType::Bool, op,
+      ": mask must be bool, integer or floating point, got ", dtype_name(type));
+  PATHWAYS_CHECK(mask.dim() == 2, op, ": mask must have shape [N, D], got ",
+                 shape_name(mask));
 }
 
 // Packed rows: int64 [N, W]. Rows may be strided slices of a wider tensor.
 inline void check_words(const char* op, const Tensor& words, const char* name) {
-  PATHWAYS_CHECK(words.scalar_type() == ScalarType::Long, op, ": ", name, " must be int64, got ",
-                  dtype_name(words.scalar_type()));
-  PATHWAYS_CHECK(words.dim() == 2, op, ": ", name, " must have shape [N, ceil(D / 64)], got ", shape_name(words));
+  PATHWAYS_CHECK(words.scalar_type() == ScalarType::Long, op, ": ", name,
+                 " must be int64, got ", dtype_name(words.scalar_type()));
+  PATHWAYS_CHECK(words.dim() == 2, op, ": ", name,
+                 " must have shape [N, ceil(D / 64)], got ", shape_name(words));
   constexpr int64_t kMaxWords = std::numeric_limits<int32_t>::max() / kWordBits;
-  PATHWAYS_CHECK(words.size(1) <= kMaxWords, op, ": ", name, " must have at most ", kMaxWords,
-                  " words per row, got ", words.size(1));
+  PATHWAYS_CHECK(words.size(1) <= kMaxWords, op, ": ", name,
+                 " must have at most ", kMaxWords, " words per row, got ",
+                 words.size(1));
 }
 
-inline void check_words_of_size(const char* op, const Tensor& words, int64_t size) {
+inline void check_words_of_size(const char* op, const Tensor& words,
+                                int64_t size) {
   check_words(op, words, "words");
   PATHWAYS_CHECK(size >= 0, op, ": size must not be negative, got ", size);
-  PATHWAYS_CHECK(words.size(1) == word_count(size), op, ": words must have ", word_count(size),
-                  " words per row for size ", size, ", got ", words.size(1));
+  PATHWAYS_CHECK(words.size(1) == word_count(size), op, ": words must have ",
+                 word_count(size), " words per row for size ", size, ", got ",
+                 words.size(1));
 }
 
 inline void check_pairwise(const char* op, const Tensor& a, const Tensor& b) {
   check_words(op, a, "a");
   check_words(op, b, "b");
   check_same_device(op, a, "a", b, "b");
-  PATHWAYS_CHECK(a.size(1) == b.size(1), op, ": a and b must have the same number of words per row (got a=",
-                  shape_name(a), ", b=", shape_name(b), ")");
+  PATHWAYS_CHECK(a.size(1) == b.size(1), op,
+                 ": a and b must have the same number of words per row (got a=",
+                 shape_name(a), ", b=", shape_name(b), ")");
 }
 
-inline void check_labels(const char* op, const Tensor& words, const Tensor& labels, int64_t num_classes) {
+inline void check_labels(const char* op, const Tensor& words,
+                         const Tensor& labels, int64_t num_classes) {
   check_words(op, words, "words");
   check_same_device(op, words, "words", labels, "labels");
-  PATHWAYS_CHECK(labels.scalar_type() == ScalarType::Long, op, ": labels must be int64, got ",
-                  dtype_name(labels.scalar_type()));
-  PATHWAYS_CHECK(labels.dim() == 1 && labels.size(0) == words.size(0), op, ": labels must have shape [N] = [",
-                  words.size(0), "], got ", shape_name(labels));
-  PATHWAYS_CHECK(num_classes >= 0, op, ": num_classes must not be negative, got ", num_classes);
+  PATHWAYS_CHECK(labels.scalar_type() == ScalarType::Long, op,
+                 ": labels must be int64, got ",
+                 dtype_name(labels.scalar_type()));
+  PATHWAYS_CHECK(labels.dim() == 1 && labels.size(0) == words.size(0), op,
+                 ": labels must have shape [N] = [", words.size(0), "], got ",
+                 shape_name(labels));
+  PATHWAYS_CHECK(num_classes >= 0, op,
+                 ": num_classes must not be negative, got ", num_classes);
 }
 
-// The words of `labels` that are refused, wherever the values can be read (CPU kernels).
-[[noreturn]] inline void refuse_label(const char* op, int64_t label, int64_t num_classes) {
-  detail::fail(op, ": labels must be in [0, num_classes) = [0, ", num_classes, "), got ", label);
+// The words of `labels` that are refused, wherever the values can be read (CPU
+// kernels).
+[[noreturn]] inline void refuse_label(const char* op, int64_t label,
+                                      int64_t num_classes) {
+  detail::fail(op, ": labels must be in [0, num_classes) = [0, ", num_classes,
+               "), got ", label);
 }
 
 }  // namespace pathways

@@ -1,4 +1,5 @@
-// CUDA entries of a library that was built without CUDA: they say so, instead of torch's list of backends.
+// CUDA entries of a library that was built without CUDA: they say so, instead
+// of torch's list of backends.
 
 #include <torch/csrc/stable/library.h>
 
@@ -11,11 +12,13 @@
 namespace pathways {
 namespace {
 
-// A kernel of any signature that refuses. The name of the op is a template argument, because a boxed kernel
-// has no state.
+// A kernel of any signature that refuses. The name of the op is a template
+// argument, because a boxed kernel has no state.
 template <size_t kSize>
 struct OpName {
-  constexpr OpName(const char (&text)[kSize]) { std::copy(text, text + kSize, value); }
+  constexpr OpName(const char (&text)[kSize]) {
+    std::copy(text, text + kSize, value);
+  }
   char value[kSize];
 };
 
@@ -25,8 +28,10 @@ struct Refusal;
 template <OpName kName, typename Result, typename... Arguments>
 struct Refusal<kName, Result(Arguments...)> {
   static Result call(Arguments...) {
-    detail::fail(kName.value, ": pathways was built without CUDA; rebuild with PATHWAYS_CUDA=on or move the tensors to "
-                              "the CPU");
+    detail::fail(kName.value,
+                 ": pathways was built without CUDA; rebuild with "
+                 "PATHWAYS_CUDA=on or move the tensors to "
+                 "the CPU");
   }
 };
 
@@ -39,20 +44,27 @@ using Vector = const std::optional<Tensor>&;
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(pathways, CUDA, m) {
-  refuse<"gated_forward", Tensor(const Tensor&, const Tensor&, Vector, const std::string&, Vector)>(m);
-  refuse<"gated_forward_", void(Tensor, const Tensor&, Vector, const std::string&, Vector)>(m);
+STABLE_TORCH_LIBRARY_IMPL(pathways, CUDA, m)
+{
+  refuse<"gated_forward", Tensor(const Tensor&, const Tensor&, Vector,
+                                 const std::string&, Vector)>(m);
+  refuse<"gated_forward_",
+         void(Tensor, const Tensor&, Vector, const std::string&, Vector)>(m);
   refuse<"_gated_backward",
-         std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, Vector, const std::string&,
-                                            Vector, bool, bool, bool)>(m);
+         std::tuple<Tensor, Tensor, Tensor>(
+             const Tensor&, const Tensor&, const Tensor&, Vector,
+             const std::string&, Vector, bool, bool, bool)>(m);
   refuse<"binarize", Tensor(const Tensor&, double, double)>(m);
-  refuse<"_binarize_backward", Tensor(const Tensor&, const Tensor&, double, double)>(m);
+  refuse<"_binarize_backward",
+         Tensor(const Tensor&, const Tensor&, double, double)>(m);
   refuse<"pack_bits", Tensor(const Tensor&)>(m);
   refuse<"unpack_bits", Tensor(const Tensor&, int64_t)>(m);
   refuse<"pairwise_intersection", Tensor(const Tensor&, const Tensor&)>(m);
   refuse<"pairwise_iou", Tensor(const Tensor&, const Tensor&)>(m);
-  refuse<"class_overlap", std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, int64_t)>(m);
-  refuse<"class_frequency", Tensor(const Tensor&, const Tensor&, int64_t, int64_t)>(m);
+  refuse<"class_overlap",
+         std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, int64_t)>(m);
+  refuse<"class_frequency",
+         Tensor(const Tensor&, const Tensor&, int64_t, int64_t)>(m);
 }
 
 }  // namespace pathways

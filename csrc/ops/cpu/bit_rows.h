@@ -8,6 +8,7 @@
 
 #include "../check.h"
 #include "../stable.h"
+#include "bit_count.h"
 
 namespace pathways {
 
@@ -28,25 +29,21 @@ struct BitRows {
   int64_t stride;
 };
 
-inline int64_t intersection_count(const uint64_t* a, const uint64_t* b, int64_t width) {
-  int64_t count = 0;
-  for (int64_t w = 0; w < width; ++w) {
-    count += popcount64(a[w] & b[w]);
-  }
-  return count;
+inline int64_t row_size(const uint64_t* row, int64_t width) {
+  return intersection_count(row, row, width);
 }
-
-inline int64_t row_size(const uint64_t* row, int64_t width) { return intersection_count(row, row, width); }
 
 // |row| for every row.
 inline std::vector<int64_t> row_sizes(const BitRows& bits) {
   std::vector<int64_t> sizes(static_cast<size_t>(bits.rows));
-  const int64_t grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, bits.width));
-  torch::stable::parallel_for(0, bits.rows, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      sizes[static_cast<size_t>(n)] = row_size(bits.row(n), bits.width);
-    }
-  });
+  const int64_t grain =
+      std::max<int64_t>(1, 16384 / std::max<int64_t>(1, bits.width));
+  torch::stable::parallel_for(
+      0, bits.rows, grain, [&](int64_t begin, int64_t end) {
+        for (int64_t n = begin; n < end; ++n) {
+          sizes[static_cast<size_t>(n)] = row_size(bits.row(n), bits.width);
+        }
+      });
   return sizes;
 }
 

@@ -20,15 +20,18 @@ struct TypeTag {
 
 // float for everything narrower than double.
 template <typename T>
-using ComputeType = std::conditional_t<std::is_same_v<T, double>, double, float>;
+using ComputeType =
+    std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-// Calls function(TypeTag<T>{}) for the floating type; the checks have refused every other.
+// Calls function(TypeTag<T>{}) for the floating type; the checks have refused
+// every other.
 template <typename Function>
 void dispatch_floating(ScalarType type, Function&& function) {
   switch (type) {
     case ScalarType::Double: return function(TypeTag<double>{});
     case ScalarType::Float: return function(TypeTag<float>{});
-    case ScalarType::BFloat16: return function(TypeTag<torch::headeronly::BFloat16>{});
+    case ScalarType::BFloat16:
+      return function(TypeTag<torch::headeronly::BFloat16>{});
     case ScalarType::Half: return function(TypeTag<torch::headeronly::Half>{});
     default: detail::fail("pathways: no kernel for dtype ", dtype_name(type));
   }
@@ -37,11 +40,16 @@ void dispatch_floating(ScalarType type, Function&& function) {
 template <typename Function>
 void dispatch_activation(Activation activation, Function&& function) {
   switch (activation) {
-    case Activation::kNone: return function(std::integral_constant<Activation, Activation::kNone>{});
-    case Activation::kRelu: return function(std::integral_constant<Activation, Activation::kRelu>{});
-    case Activation::kRelu6: return function(std::integral_constant<Activation, Activation::kRelu6>{});
-    case Activation::kSilu: return function(std::integral_constant<Activation, Activation::kSilu>{});
-    case Activation::kGelu: return function(std::integral_constant<Activation, Activation::kGelu>{});
+    case Activation::kNone:
+      return function(std::integral_constant<Activation, Activation::kNone>{});
+    case Activation::kRelu:
+      return function(std::integral_constant<Activation, Activation::kRelu>{});
+    case Activation::kRelu6:
+      return function(std::integral_constant<Activation, Activation::kRelu6>{});
+    case Activation::kSilu:
+      return function(std::integral_constant<Activation, Activation::kSilu>{});
+    case Activation::kGelu:
+      return function(std::integral_constant<Activation, Activation::kGelu>{});
   }
 }
 

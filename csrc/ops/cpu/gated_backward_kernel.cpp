@@ -8,12 +8,14 @@
 namespace pathways {
 namespace {
 
-// Sums run in the compute type over at most kChunk elements in a fixed order, then in double: the error does
-// not grow with the size of the map, and the result does not depend on the number of threads.
+// Sums run in the compute type over at most kChunk elements in a fixed order,
+// then in double: the error does not grow with the size of the map, and the
+// result does not depend on the number of threads.
 constexpr int64_t kChunk = 256;
 // Independent partial sums, so that the compiler can use vector registers.
 constexpr int64_t kLanes = 16;
-// Channels per task when they are innermost: 256 bytes of float32, whole cache lines.
+// Channels per task when they are innermost: 256 bytes of float32, whole cache
+// lines.
 constexpr int64_t kChannelBlock = 64;
 
 template <typename T, typename G>
@@ -24,15 +26,17 @@ struct BackwardPointers {
   const G* gate;
   const C* bias;
   const C* baseline;
-  T* grad_x;         // null when not needed
-  G* grad_gate;      // unit gates only; null when not needed
+  T* grad_x;          // null when not needed
+  G* grad_gate;       // unit gates only; null when not needed
   double* gate_sums;  // [N, C], channel gates only; null when not needed
   double* bias_sums;  // [N, C]; null when not needed
 };
 
 // One row: a channel of an input in contiguous memory.
-template <Activation kAct, typename T, typename G, typename GateAt, typename C = ComputeType<T>>
-void backward_row(const BackwardPointers<T, G>& p, int64_t row, int64_t channel, int64_t count, GateAt gate_at) {
+template <Activation kAct, typename T, typename G, typename GateAt,
+          typename C = ComputeType<T>>
+void backward_row(const BackwardPointers<T, G>& p, int64_t row, int64_t channel,
+                  int64_t count, GateAt gate_at) {
   const C bias = p.bias[channel];
   const C baseline = p.baseline[channel];
   const T* grad = p.grad + row * count;
@@ -86,84 +90,101 @@ void backward_row(const BackwardPointers<T, G>& p, int64_t row, int64_t channel,
 }
 
 template <Activation kAct, typename T, typename G, typename C = ComputeType<T>>
-void backward_contiguous(const BackwardPointers<T, G>& p, const GatedPlan& plan) {
+void backward_contiguous(const BackwardPointers<T, G>& p,
+                         const GatedPlan& plan) {
   const int64_t grain = std::max<int64_t>(1, kGatedGrain / plan.space);
-  torch::stable::parallel_for(0, plan.batch * plan.channels, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t c = row % plan.channels;
-      if (plan.unit) {
-        backward_row<kAct>(p, row, c, plan.space, PointerGate<G, C>{p.gate + row * plan.space});
-      } else {
-        const C gate = static_cast<C>(p.gate[plan.gate_per_input ? row : c]);
-        backward_row<kAct>(p, row, c, plan.space, ConstantGate<C>{gate});
-      }
-    }
-  });
+  torch::stable::parallel_for(
+      0, plan.batch * plan.channels, grain, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+          const int64_t c = row % plan.channels;
+          if (plan.unit) {
+            backward_row<kAct>(p, row, c, plan.space,
+                               PointerGate<G, C>{p.gate + row * plan.space});
+          } else {
+            const C gate =
+                static_cast<C>(p.gate[plan.gate_per_input ? row : c]);
+            backward_row<kAct>(p, row, c, plan.space, ConstantGate<C>{gate});
+          }
+        }
+      });
 }
 
 template <Activation kAct, typename T, typename G, typename C = ComputeType<T>>
-void backward_innermost(const BackwardPointers<T, G>& p, const GatedPlan& plan) {
-  const int64_t channel_blocks = (plan.channels + kChannelBlock - 1) / kChannelBlock;
-  const int64_t grain = std::max<int64_t>(1, kGatedGrain / (plan.space * std::min(plan.channels, kChannelBlock)));
-  torch::stable::parallel_for(0, plan.batch * channel_blocks, grain, [&](int64_t first, int64_t last) {
-    for (int64_t task = first; task < last; ++task) {
-      const int64_t n = task / channel_blocks;
-      const int64_t c_begin = (task % channel_blocks) * kChannelBlock;
-      const int64_t width = std::min(kChannelBlock, plan.channels - c_begin);
-      const C* bias = p.bias + c_begin;
-      const C* baseline = p.baseline + c_begin;
-      double gate_totals[kChannelBlock] = {};
-      double bias_totals[kChannelBlock] = {};
-      for (int64_t begin = 0; begin < plan.space; begin += kChunk) {
-        const int64_t end = std::min(plan.space, begin + kChunk);
-        C gate_sums[kChannelBlock] = {};
-        C bias_sums[kChannelBlock] = {};
-        for (int64_t s = begin; s < end; ++s) {
-          const int64_t offset = (n * plan.space + s) * plan.channels + c_begin;
-          const G* gate =
-              p.gate + (plan.unit ? offset : (plan.gate_per_input ? n * plan.channels : 0) + c_begin);
-          for (int64_t c = 0; c < width; ++c) {
-            const C incoming = static_cast<C>(p.grad[offset + c]);
-            const C value = static_cast<C>(p.x[offset + c]);
-            const C to_x = gate_grad_x<kAct>(incoming, value, static_cast<C>(gate[c]), bias[c]);
-            bias_sums[c] += to_x;
-            if (p.grad_x != nullptr) {
-              p.grad_x[offset + c] = static_cast<T>(to_x);
-            }
-            if (p.gate_sums != nullptr || p.grad_gate != nullptr) {
-              const C to_gate = gate_grad_gate<kAct>(incoming, value, bias[c], baseline[c]);
-              gate_sums[c] += to_gate;
-              if (p.grad_gate != nullptr) {
-                p.grad_gate[offset + c] = static_cast<G>(to_gate);
+void backward_innermost(const BackwardPointers<T, G>& p,
+                        const GatedPlan& plan) {
+  const int64_t channel_blocks =
+      (plan.channels + kChannelBlock - 1) / kChannelBlock;
+  const int64_t grain = std::max<int64_t>(
+      1, kGatedGrain / (plan.space * std::min(plan.channels, kChannelBlock)));
+  torch::stable::parallel_for(
+      0, plan.batch * channel_blocks, grain, [&](int64_t first, int64_t last) {
+        for (int64_t task = first; task < last; ++task) {
+          const int64_t n = task / channel_blocks;
+          const int64_t c_begin = (task % channel_blocks) * kChannelBlock;
+          const int64_t width =
+              std::min(kChannelBlock, plan.channels - c_begin);
+          const C* bias = p.bias + c_begin;
+          const C* baseline = p.baseline + c_begin;
+          double gate_totals[kChannelBlock] = {};
+          double bias_totals[kChannelBlock] = {};
+          for (int64_t begin = 0; begin < plan.space; begin += kChunk) {
+            const int64_t end = std::min(plan.space, begin + kChunk);
+            C gate_sums[kChannelBlock] = {};
+            C bias_sums[kChannelBlock] = {};
+            for (int64_t s = begin; s < end; ++s) {
+              const int64_t offset =
+                  (n * plan.space + s) * plan.channels + c_begin;
+              const G* gate =
+                  p.gate +
+                  (plan.unit ? offset
+                             : (plan.gate_per_input ? n * plan.channels : 0) +
+                                   c_begin);
+              for (int64_t c = 0; c < width; ++c) {
+                const C incoming = static_cast<C>(p.grad[offset + c]);
+                const C value = static_cast<C>(p.x[offset + c]);
+                const C to_x = gate_grad_x<kAct>(
+                    incoming, value, static_cast<C>(gate[c]), bias[c]);
+                bias_sums[c] += to_x;
+                if (p.grad_x != nullptr) {
+                  p.grad_x[offset + c] = static_cast<T>(to_x);
+                }
+                if (p.gate_sums != nullptr || p.grad_gate != nullptr) {
+                  const C to_gate = gate_grad_gate<kAct>(incoming, value,
+                                                         bias[c], baseline[c]);
+                  gate_sums[c] += to_gate;
+                  if (p.grad_gate != nullptr) {
+                    p.grad_gate[offset + c] = static_cast<G>(to_gate);
+                  }
+                }
               }
             }
+            for (int64_t c = 0; c < width; ++c) {
+              gate_totals[c] += static_cast<double>(gate_sums[c]);
+              bias_totals[c] += static_cast<double>(bias_sums[c]);
+            }
+          }
+          const int64_t row = n * plan.channels + c_begin;
+          if (p.gate_sums != nullptr) {
+            std::copy(gate_totals, gate_totals + width, p.gate_sums + row);
+          }
+          if (p.bias_sums != nullptr) {
+            std::copy(bias_totals, bias_totals + width, p.bias_sums + row);
           }
         }
-        for (int64_t c = 0; c < width; ++c) {
-          gate_totals[c] += static_cast<double>(gate_sums[c]);
-          bias_totals[c] += static_cast<double>(bias_sums[c]);
-        }
-      }
-      const int64_t row = n * plan.channels + c_begin;
-      if (p.gate_sums != nullptr) {
-        std::copy(gate_totals, gate_totals + width, p.gate_sums + row);
-      }
-      if (p.bias_sums != nullptr) {
-        std::copy(bias_totals, bias_totals + width, p.bias_sums + row);
-      }
-    }
-  });
+      });
 }
 
 // [N, C] sums to [N, C], or added up over N to [C], as `type`.
-Tensor reduce_sums(const Tensor& like, const std::vector<double>& sums, const GatedPlan& plan, bool per_input,
+Tensor reduce_sums(const Tensor& like, const std::vector<double>& sums,
+                   const GatedPlan& plan, bool per_input,
                    const std::vector<int64_t>& shape, ScalarType type) {
   std::vector<double> totals;
   if (!per_input) {
     totals.assign(static_cast<size_t>(plan.channels), 0.0);
     for (int64_t n = 0; n < plan.batch; ++n) {
       for (int64_t c = 0; c < plan.channels; ++c) {
-        totals[static_cast<size_t>(c)] += sums[static_cast<size_t>(n * plan.channels + c)];
+        totals[static_cast<size_t>(c)] +=
+            sums[static_cast<size_t>(n * plan.channels + c)];
       }
     }
   }
@@ -179,25 +200,31 @@ Tensor reduce_sums(const Tensor& like, const std::vector<double>& sums, const Ga
   return result;
 }
 
-std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(const Tensor& grad, const Tensor& x, const Tensor& gate,
-                                                         const std::optional<Tensor>& bias,
-                                                         const std::string& activation,
-                                                         const std::optional<Tensor>& baseline, bool need_x,
-                                                         bool need_gate, bool need_bias) {
+std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(
+    const Tensor& grad, const Tensor& x, const Tensor& gate,
+    const std::optional<Tensor>& bias, const std::string& activation,
+    const std::optional<Tensor>& baseline, bool need_x, bool need_gate,
+    bool need_bias) {
   const char* op = "_gated_backward";
   const GatedPlan plan = plan_gated(op, x, gate, bias, activation, baseline);
   check_gated_backward(op, grad, x, gate, bias, need_gate, need_bias);
   const Tensor input = dense_input(x, plan);
   const std::vector<int64_t> nothing{0};
-  Tensor grad_x = need_x ? torch::stable::empty_like(input) : torch::stable::new_empty(x, nothing, x.scalar_type());
-  Tensor grad_gate = torch::stable::new_empty(gate, nothing, gate.scalar_type());
-  Tensor grad_bias = torch::stable::new_empty(x, nothing, bias.has_value() ? bias->scalar_type() : x.scalar_type());
+  Tensor grad_x = need_x
+                      ? torch::stable::empty_like(input)
+                      : torch::stable::new_empty(x, nothing, x.scalar_type());
+  Tensor grad_gate =
+      torch::stable::new_empty(gate, nothing, gate.scalar_type());
+  Tensor grad_bias = torch::stable::new_empty(
+      x, nothing, bias.has_value() ? bias->scalar_type() : x.scalar_type());
 
   const Tensor incoming = in_layout_of(grad, input, input.scalar_type());
   const Tensor gates = gate_for(gate, input, plan);
   const bool sum_gate = need_gate && !plan.unit;
-  std::vector<double> gate_sums(static_cast<size_t>(sum_gate ? plan.batch * plan.channels : 0), 0.0);
-  std::vector<double> bias_sums(static_cast<size_t>(need_bias ? plan.batch * plan.channels : 0), 0.0);
+  std::vector<double> gate_sums(
+      static_cast<size_t>(sum_gate ? plan.batch * plan.channels : 0), 0.0);
+  std::vector<double> bias_sums(
+      static_cast<size_t>(need_bias ? plan.batch * plan.channels : 0), 0.0);
   Tensor unit_grad = grad_gate;
   if (need_gate && plan.unit) {
     unit_grad = empty_in_layout_of(input, gates.scalar_type());
@@ -207,7 +234,8 @@ std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(const Tensor& grad, con
       using T = typename decltype(tag)::type;
       using C = ComputeType<T>;
       const std::vector<C> biases = bias_values<C>(bias, plan.channels);
-      const std::vector<C> baselines = baseline_values<C>(baseline, plan.channels);
+      const std::vector<C> baselines =
+          baseline_values<C>(baseline, plan.channels);
       const auto run = [&](auto act, auto gate_tag) {
         using G = typename decltype(gate_tag)::type;
         constexpr Activation kAct = decltype(act)::value;
@@ -218,7 +246,9 @@ std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(const Tensor& grad, con
             biases.data(),
             baselines.data(),
             need_x ? static_cast<T*>(grad_x.mutable_data_ptr()) : nullptr,
-            need_gate && plan.unit ? static_cast<G*>(unit_grad.mutable_data_ptr()) : nullptr,
+            need_gate && plan.unit
+                ? static_cast<G*>(unit_grad.mutable_data_ptr())
+                : nullptr,
             sum_gate ? gate_sums.data() : nullptr,
             need_bias ? bias_sums.data() : nullptr,
         };
@@ -241,19 +271,25 @@ std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(const Tensor& grad, con
     if (plan.unit) {
       grad_gate = in_layout_of(unit_grad, input, gate.scalar_type());
     } else {
-      const std::vector<int64_t> shape(gate.sizes().begin(), gate.sizes().end());
-      grad_gate = reduce_sums(x, gate_sums, plan, plan.gate_per_input, shape, gate.scalar_type());
+      const std::vector<int64_t> shape(gate.sizes().begin(),
+                                       gate.sizes().end());
+      grad_gate = reduce_sums(x, gate_sums, plan, plan.gate_per_input, shape,
+                              gate.scalar_type());
     }
   }
   if (need_bias) {
     const std::vector<int64_t> shape{plan.channels};
-    grad_bias = reduce_sums(x, bias_sums, plan, false, shape, bias->scalar_type());
+    grad_bias =
+        reduce_sums(x, bias_sums, plan, false, shape, bias->scalar_type());
   }
   return {grad_x, grad_gate, grad_bias};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(pathways, CPU, m) { m.impl("_gated_backward", TORCH_BOX(&gated_backward_kernel)); }
+STABLE_TORCH_LIBRARY_IMPL(pathways, CPU, m)
+{
+  m.impl("_gated_backward", TORCH_BOX(&gated_backward_kernel));
+}
 
 }  // namespace pathways

@@ -33,10 +33,16 @@ class LabelOrder {
     }
   }
 
-  int64_t begin(int64_t label) const { return offsets_[static_cast<size_t>(label)]; }
-  int64_t end(int64_t label) const { return offsets_[static_cast<size_t>(label) + 1]; }
+  int64_t begin(int64_t label) const {
+    return offsets_[static_cast<size_t>(label)];
+  }
+  int64_t end(int64_t label) const {
+    return offsets_[static_cast<size_t>(label) + 1];
+  }
   int64_t count(int64_t label) const { return end(label) - begin(label); }
-  int64_t row(int64_t position) const { return rows_[static_cast<size_t>(position)]; }
+  int64_t row(int64_t position) const {
+    return rows_[static_cast<size_t>(position)];
+  }
 
  private:
   std::vector<int64_t> offsets_;  // K + 1 positions

@@ -20,18 +20,19 @@ void pack_rows(const Tensor& mask, Tensor& words) {
   const int64_t width = words.size(1);
   const int64_t row_stride = mask.stride(0);
   const int64_t stride = mask.stride(1);
-  torch::stable::parallel_for(0, words.numel(), kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = (i % width) * kWordBits;
-      const int64_t count = std::min(kWordBits, size - first);
-      const T* bits = from + (i / width) * row_stride + first * stride;
-      uint64_t word = 0;
-      for (int64_t bit = 0; bit < count; ++bit) {
-        word |= static_cast<uint64_t>(bits[bit * stride] != T(0)) << bit;
-      }
-      to[i] = word;
-    }
-  });
+  torch::stable::parallel_for(
+      0, words.numel(), kGrain, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t first = (i % width) * kWordBits;
+          const int64_t count = std::min(kWordBits, size - first);
+          const T* bits = from + (i / width) * row_stride + first * stride;
+          uint64_t word = 0;
+          for (int64_t bit = 0; bit < count; ++bit) {
+            word |= static_cast<uint64_t>(bits[bit * stride] != T(0)) << bit;
+          }
+          to[i] = word;
+        }
+      });
 }
 
 Tensor pack_bits_kernel(const Tensor& mask) {
@@ -47,7 +48,9 @@ Tensor pack_bits_kernel(const Tensor& mask) {
     case ScalarType::Long: pack_rows<int64_t>(mask, words); break;
     case ScalarType::Float: pack_rows<float>(mask, words); break;
     case ScalarType::Double: pack_rows<double>(mask, words); break;
-    case ScalarType::BFloat16: pack_rows<torch::headeronly::BFloat16>(mask, words); break;
+    case ScalarType::BFloat16:
+      pack_rows<torch::headeronly::BFloat16>(mask, words);
+      break;
     default: pack_rows<torch::headeronly::Half>(mask, words); break;
   }
   return words;
@@ -62,24 +65,26 @@ Tensor unpack_bits_kernel(const Tensor& packed, int64_t size) {
   uint8_t* to = static_cast<uint8_t*>(mask.mutable_data_ptr());
   const int64_t width = words.size(1);
   const int64_t row_stride = words.stride(0);
-  torch::stable::parallel_for(0, words.size(0) * width, kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = i / width;
-      const int64_t first = (i % width) * kWordBits;
-      const int64_t count = std::min(kWordBits, size - first);
-      const uint64_t word = from[row * row_stride + i % width];
-      uint8_t* bits = to + row * size + first;
-      for (int64_t bit = 0; bit < count; ++bit) {
-        bits[bit] = static_cast<uint8_t>((word >> bit) & 1u);
-      }
-    }
-  });
+  torch::stable::parallel_for(
+      0, words.size(0) * width, kGrain, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t row = i / width;
+          const int64_t first = (i % width) * kWordBits;
+          const int64_t count = std::min(kWordBits, size - first);
+          const uint64_t word = from[row * row_stride + i % width];
+          uint8_t* bits = to + row * size + first;
+          for (int64_t bit = 0; bit < count; ++bit) {
+            bits[bit] = static_cast<uint8_t>((word >> bit) & 1u);
+          }
+        }
+      });
   return mask;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(pathways, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(pathways, CPU, m)
+{
   m.impl("pack_bits", TORCH_BOX(&pack_bits_kernel));
   m.impl("unpack_bits", TORCH_BOX(&unpack_bits_kernel));
 }

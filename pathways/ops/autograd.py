@@ -1,0 +1,224 @@
+"""Gradients of the compiled ops: backward rules that only call the private backward ops.
+
+The kernels are registered under the ``Autograd`` key directly, as
+``torch.library.register_autograd`` does internally. That function itself refuses schemas with
+keyword-only tensors, and ``bias`` is one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+_LIBRARY = torch.library.Library("pathways", "IMPL")
+
+
+def _refuse_derivatives(op: str, *tensors: Tensor | None) -> None:
+    """Refuse what would fail obscurely or, in forward mode, lose the derivative silently."""
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    # The tangents are looked for only inside a dual level: this runs at every call.
+    if not transformed and forward_ad._current_level >= 0:
+        transformed = any(
+            tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
+            for tensor in tensors
+        )
+    if transformed:
+        raise RuntimeError(
+            f"{op}: derivatives by torch.func and in forward mode are not supported; "
+            f"use pathways.ops.reference.{op}"
+        )
+
+
+def _needs_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
+
+
+def _below(op: Any, keyset: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call ``op`` where autograd has been passed."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return op.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
+
+
+def _refuse_twice(op: str) -> RuntimeError:
+    return RuntimeError(
+        f"{op}: the backward pass is not differentiable; "
+        f"use pathways.ops.reference.{op} for second derivatives"
+    )
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        keyset: Any,
+        x: Tensor,
+        gate: Tensor,
+        bias: Tensor | None,
+        activation: str,
+        baseline: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(x, gate, bias, baseline)
+        ctx.activation = activation
+        return _below(
+            torch.ops.pathways.gated_forward.default,
+            keyset,
+            x,
+            gate,
+            bias=bias,
+            activation=activation,
+            baseline=baseline,
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, gate, bias, baseline = ctx.saved_tensors
+        _, need_x, need_gate, need_bias, _, _ = ctx.needs_input_grad
+        grad_x, grad_gate, grad_bias = torch.ops.pathways._gated_backward(
+            grad,
+            x,
+            gate,
+            bias=bias,
+            activation=ctx.activation,
+            baseline=baseline,
+            need_x=need_x,
+            need_gate=need_gate,
+            need_bias=need_bias,
+        )
+        return (
+            None,
+            grad_x if need_x else None,
+            grad_gate if need_gate else None,
+            grad_bias if need_bias else None,
+            None,
+            None,
+        )
+
+
+class _GatedBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, keyset: Any, kwargs: dict[str, Any], *args: Any) -> Any:
+        return _below(torch.ops.pathways._gated_backward.default, keyset, *args, **kwargs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise _refuse_twice("gated_forward")
+
+
+class _Binarize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, keyset: Any, importance: Tensor, sigma: float, gamma: float) -> Tensor:
+        ctx.save_for_backward(importance)
+        ctx.constants = (sigma, gamma)
+        return _below(torch.ops.pathways.binarize.default, keyset, importance, sigma, gamma)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (importance,) = ctx.saved_tensors
+        result = torch.ops.pathways._binarize_backward(grad, importance, *ctx.constants)
+        return None, result, None, None
+
+
+class _BinarizeBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
+        return _below(torch.ops.pathways._binarize_backward.default, keyset, *args)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise _refuse_twice("binarize")
+
+
+def _gated_forward(
+    keyset: Any,
+    x: Tensor,
+    gate: Tensor,
+    *,
+    bias: Tensor | None = None,
+    activation: str = "none",
+    baseline: Tensor | None = None,
+) -> Tensor:
+    _refuse_derivatives("gated_forward", x, gate, bias, baseline)
+    if _needs_gradient(baseline):
+        raise RuntimeError(
+            "gated_forward: baseline must not require a gradient, got one that does; "
+            "detach it, or use pathways.ops.reference.gated_forward"
+        )
+    if _needs_gradient(x, gate, bias):
+        return _Gated.apply(keyset, x, gate, bias, activation, baseline)
+    return _below(
+        torch.ops.pathways.gated_forward.default,
+        keyset,
+        x,
+        gate,
+        bias=bias,
+        activation=activation,
+        baseline=baseline,
+    )
+
+
+def _gated_forward_(
+    keyset: Any,
+    x: Tensor,
+    gate: Tensor,
+    *,
+    bias: Tensor | None = None,
+    activation: str = "none",
+    baseline: Tensor | None = None,
+) -> None:
+    _refuse_derivatives("gated_forward_", x, gate, bias, baseline)
+    if _needs_gradient(x, gate, bias, baseline):
+        raise RuntimeError(
+            "gated_forward_: arguments must not require a gradient, got one that does; "
+            "the op is in place and for inference only, use gated_forward"
+        )
+    _below(
+        torch.ops.pathways.gated_forward_.default,
+        keyset,
+        x,
+        gate,
+        bias=bias,
+        activation=activation,
+        baseline=baseline,
+    )
+    # What autograd saved of x before is no longer there: let it notice.
+    if not x.is_inference():
+        torch.autograd.graph.increment_version(x)
+
+
+def _gated_backward(keyset: Any, grad: Tensor, x: Tensor, gate: Tensor, **kwargs: Any) -> Any:
+    _refuse_derivatives("gated_forward", grad, x, gate)
+    if _needs_gradient(grad, x, gate, kwargs.get("bias"), kwargs.get("baseline")):
+        return _GatedBackward.apply(keyset, kwargs, grad, x, gate)
+    return _below(torch.ops.pathways._gated_backward.default, keyset, grad, x, gate, **kwargs)
+
+
+def _binarize(keyset: Any, importance: Tensor, sigma: float = 1.0, gamma: float = 2.0) -> Tensor:
+    _refuse_derivatives("binarize", importance)
+    if _needs_gradient(importance):
+        return _Binarize.apply(keyset, importance, sigma, gamma)
+    return _below(torch.ops.pathways.binarize.default, keyset, importance, sigma, gamma)
+
+
+def _binarize_backward(
+    keyset: Any, grad: Tensor, importance: Tensor, sigma: float = 1.0, gamma: float = 2.0
+) -> Tensor:
+    _refuse_derivatives("binarize", grad, importance)
+    if _needs_gradient(grad, importance):
+        return _BinarizeBackward.apply(keyset, grad, importance, sigma, gamma)
+    op = torch.ops.pathways._binarize_backward.default
+    return _below(op, keyset, grad, importance, sigma, gamma)
+
+
+for _name, _kernel in (
+    ("gated_forward", _gated_forward),
+    ("gated_forward_", _gated_forward_),
+    ("_gated_backward", _gated_backward),
+    ("binarize", _binarize),
+    ("_binarize_backward", _binarize_backward),
+):
+    _LIBRARY.impl(_name, _kernel, "Autograd", with_keyset=True)
