@@ -126,7 +126,8 @@ def read_safetensors(
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged or not a safetensors file ({error})") from error
     if "kind" not in header or not header.get("format_version", "").isdigit():

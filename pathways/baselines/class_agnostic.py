@@ -29,7 +29,8 @@ class ClassAgnosticMask:
             most important ones; in (0, 1], or 0 for no floor.
         sigma (float): width of the quantiser's distance kernel, > 0.
         gamma (float): temperature of the quantiser, > 0.
-        start (float): initial score; sigmoid(2) = 0.88, so every neuron starts on.
+        start (float): mean initial score, > 0; scores are spread by half of it to either side, so
+            that every neuron starts on.
 
     Raises:
         ValueError: a value outside its range.
@@ -53,9 +54,10 @@ class ClassAgnosticMask:
         gamma: float = 2.0,
         start: float = 2.0,
     ) -> None:
-        if not (sigma > 0 and gamma > 0):
+        if not (sigma > 0 and gamma > 0 and start > 0):
             raise ValueError(
-                f"ClassAgnosticMask: sigma and gamma must be positive, got {sigma} and {gamma}"
+                "ClassAgnosticMask: sigma, gamma and start must be positive, "
+                f"got {sigma}, {gamma} and {start}"
             )
         self.target = target
         self.floors = site_floors(target.sites, min_keep)
@@ -88,10 +90,10 @@ class ClassAgnosticMask:
             images (Tensor[N, ...]): model inputs, N >= 1; labels are not needed.
             steps (int): Adam steps, at least 1.
             batch_size (int): inputs per step, drawn without replacement until all were used.
-            learning_rate (float): of Adam.
+            learning_rate (float): of Adam, lowered to 0 along a cosine.
             sparsity (float): weight of the share kept, >= 0.
             sparsity_warmup (float): share of the steps over which that weight grows from 0.
-            seed (int): of the batches.
+            seed (int): of the initial scores and the batches.
             progress (callable or None): called with (steps done, steps).
 
         Returns:
@@ -113,10 +115,13 @@ class ClassAgnosticMask:
                 f"learning_rate > 0, got {sparsity}, {sparsity_warmup} and {learning_rate}"
             )
         device = self.target.device
-        score = torch.full((1, self.sites.num_neurons), self.start, device=device)
-        score.requires_grad_(True)
-        optimizer = torch.optim.Adam([score], lr=learning_rate)
         generator = torch.Generator().manual_seed(seed)
+        # With everything on, the KL has no gradient and only sparsity acts: equal scores would all
+        # cross the threshold in the same step. Spread ones cross one by one.
+        spread = torch.rand(1, self.sites.num_neurons, generator=generator)
+        score = (self.start * (0.5 + spread)).to(device).requires_grad_(True)
+        optimizer = torch.optim.Adam([score], lr=learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         queue = torch.zeros(0, dtype=torch.int64)
         warm = max(1.0, sparsity_warmup * steps)
         for step in range(steps):
@@ -139,6 +144,7 @@ class ClassAgnosticMask:
                 optimizer.zero_grad()
                 loss.backward()
             optimizer.step()
+            schedule.step()
             if progress is not None:
                 progress(step + 1, steps)
         self.score = score.detach()

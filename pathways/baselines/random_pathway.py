@@ -28,8 +28,8 @@ class RandomPathway:
         kept (float or None): share of neurons to keep, in [0, 1]; exactly one of ``like`` and
             ``kept`` is given.
         per_site (bool): match the number of neurons at every site (default), or their sum only.
-        min_keep (float): every site keeps at least this share, at least one neuron when positive; a
-            floor as the generator's, which may raise a size that would be smaller.
+        min_keep (float or None): every site keeps at least this share and at least one neuron, the
+            generator's floor, which may raise a size that would be smaller; None is no floor.
         seed (int): of the draw.
 
     Raises:
@@ -51,7 +51,7 @@ class RandomPathway:
         like: PathwayMethod | None = None,
         kept: float | None = None,
         per_site: bool = True,
-        min_keep: float = 0.0,
+        min_keep: float | None = None,
         seed: int = 0,
     ) -> None:
         if (like is None) == (kept is None):
@@ -64,7 +64,8 @@ class RandomPathway:
         self.like = like
         self.kept = kept
         self.per_site = per_site
-        self.floors = site_floors(target.sites, min_keep)
+        no_floor = [0] * len(target.sites)
+        self.floors = no_floor if min_keep is None else site_floors(target.sites, min_keep)
         self.seed = seed
         available = target.sites.sizes if per_site else target.sites.num_neurons
         self._sizes = (torch.tensor(available).double() * (kept or 0.0)).round().long()
@@ -113,11 +114,11 @@ class RandomPathway:
 
 
 def site_floors(sites: Sites, min_keep: float) -> list[int]:
-    """Least number of neurons per site: ``min_keep`` of them and at least one; none for 0.
+    """Least number of neurons per site, as the generator's: ``min_keep`` of them, at least one.
 
     Raises:
         ValueError: ``min_keep`` outside [0, 1].
     """
     if not 0.0 <= min_keep <= 1.0:
         raise ValueError(f"min_keep must be in [0, 1], got {min_keep}")
-    return [max(1, math.ceil(min_keep * size)) if min_keep > 0 else 0 for size in sites.sizes]
+    return [max(1, math.ceil(min_keep * size)) for size in sites.sizes]

@@ -15,13 +15,6 @@ Progress = Callable[[str, int, int], None]
 
 
 @torch.no_grad()
-def clean_logits(target: GatedTarget, images: Tensor, batch_size: int = 64) -> Tensor:
-    """Clean logits ``[N, K]`` on the CPU, batch by batch on the target's device."""
-    parts = [target(batch.to(target.device)).cpu() for batch in images.split(batch_size)]
-    return torch.cat(parts) if len(images) else torch.zeros(0, target.num_classes)
-
-
-@torch.no_grad()
 def gated_logits(
     target: GatedTarget, images: Tensor, pathway: Pathway, batch_size: int = 64
 ) -> Tensor:

@@ -58,6 +58,13 @@ def test_every_input_gets_the_same_row(target, images):
     assert len(ClassAgnosticMask(target).fit(images, steps=1)(images[:0]).pathway) == 0
 
 
+def test_starts_with_every_neuron_on(target, images):
+    e = ClassAgnosticMask(target).fit(images, steps=1)(images)
+    assert e.pathway.sizes().tolist() == [8] * 64
+    assert torch.equal(e.gated_logits, e.logits)
+    assert len(e.importance[0].unique()) == 8
+
+
 @pytest.mark.parametrize(("min_keep", "kept"), [(0.3, 3), (0.01, 1), (0.0, 0)])
 def test_floor_holds_against_any_sparsity(target, images, min_keep, kept):
     method = ClassAgnosticMask(target, min_keep=min_keep)
@@ -98,7 +105,7 @@ def test_refusals(target, images):
         method.fit(images, steps=0)
     with pytest.raises(ValueError, match="sparsity must be >= 0"):
         method.fit(images, sparsity=-1.0)
-    with pytest.raises(ValueError, match="sigma and gamma must be positive"):
+    with pytest.raises(ValueError, match="sigma, gamma and start must be positive"):
         ClassAgnosticMask(target, sigma=0.0)
     with pytest.raises(ValueError, match=r"min_keep must be in \[0, 1\], got 2"):
         ClassAgnosticMask(target, min_keep=2)

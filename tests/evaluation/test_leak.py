@@ -14,7 +14,8 @@ from pathways.evaluation import (
     wrong_class,
 )
 from pathways.evaluation.leak import other_classes, random_like, swap_partners
-from pathways.evaluation.runs import clean_logits, gated_logits
+from pathways.evaluation.probe import _PENALTIES, _ridge
+from pathways.evaluation.runs import gated_logits
 from pathways.pathway import ClassPathways, Pathway
 from pathways.sites import Site, Sites
 
@@ -65,7 +66,7 @@ def test_explaining_pathways_do_not_decide(explaining, images, blanks):
 def test_clean_probability_by_hand(leaking):
     # Evidence 1 for class 0: p of any other class is 1 / (e + 3).
     images = torch.eye(4)
-    logits = clean_logits(leaking.target, images)
+    logits = leaking.target(images)
     result = wrong_class(leaking.target, images, logits, class_pathways(leaking, images))
     assert result.clean_probability == pytest.approx(1 / (math.e + 3))
     # Under the leaking pathway of class 1: logits 1, 5, 0, 0.
@@ -108,10 +109,18 @@ def test_sampled_wrong_classes(leaking, images):
 def test_empty_classes_are_left_out(leaking, images, blanks):
     some = images[:40][torch.arange(40) % 4 < 2]  # classes 0 and 1 only
     classes = class_pathways(leaking, some)
-    logits = clean_logits(leaking.target, images)
+    logits = leaking.target(images)
     result = wrong_class(leaking.target, images, logits, classes)
     # Classes 0 and 1 have one other class, 2 and 3 have two.
     assert result.pairs == 40 * 1 + 40 * 2
+    clean = logits.softmax(1)
+    expected = [
+        clean[row, wrong].item()
+        for row in range(80)
+        for wrong in (0, 1)
+        if logits[row].argmax() != wrong
+    ]
+    assert result.clean_probability == pytest.approx(sum(expected) / 120)
     hit = blank_hit(leaking.target, classes, blanks)
     assert hit.rate == 1
     assert hit.hits.any(1).tolist() == [True, True, False, False]
@@ -121,7 +130,7 @@ def test_empty_classes_are_left_out(leaking, images, blanks):
 def test_single_class_has_no_wrong_one(leaking, images):
     one = images[::4]
     classes = class_pathways(leaking, one)
-    logits = clean_logits(leaking.target, one)
+    logits = leaking.target(one)
     result = wrong_class(leaking.target, one, logits, classes)
     assert result.pairs == 0
     assert math.isnan(result.flip)
@@ -241,6 +250,30 @@ def test_probe_matches_a_ridge_regression_in_primal_form():
     )
     guesses = ((x[test] - mean) @ weights + y[train].mean(0)).argmax(1)
     assert result.accuracy == pytest.approx(float((guesses == labels[test]).double().mean()))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_probe_penalty_is_the_best_by_explicit_leave_one_out(seed):
+    pathway, labels = probe_case(48, 4, 0.12, seed)
+    z = pathway.mask().double()
+    kernel = (z - z.mean(0)) @ (z - z.mean(0)).T
+    onehot = torch.nn.functional.one_hot(labels, 4).double()
+    mean = onehot.mean(0)
+    weights, penalty = _ridge(kernel, onehot - mean, labels, mean)
+    accuracies = {}
+    for candidate in _PENALTIES:
+        damped = kernel + candidate * kernel.diagonal().mean() * torch.eye(48)
+        correct = 0
+        for row in range(48):
+            rest = torch.arange(48) != row
+            dual = torch.linalg.solve(damped[rest][:, rest], (onehot - mean)[rest])
+            guess = (kernel[row, rest] @ dual + mean).argmax()
+            correct += int(guess == labels[row])
+        accuracies[candidate] = correct
+    best = max(accuracies.values())
+    assert penalty == max(c for c, correct in accuracies.items() if correct == best)
+    damped = kernel + penalty * kernel.diagonal().mean() * torch.eye(48)
+    torch.testing.assert_close(weights, torch.linalg.solve(damped, onehot - mean))
 
 
 def test_probe_rows_are_bounded_and_few_rows_are_nan():

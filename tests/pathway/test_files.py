@@ -97,7 +97,7 @@ def test_file_without_a_target_cannot_be_checked(pathway, tmp_path):
     path = tmp_path / "f.safetensors"
     Pathway(pathway.words, SITES).save(path)
     assert Pathway.load(path) == pathway
-    with pytest.raises(ValueError, match="records no target.*against target abc"):
+    with pytest.raises(ValueError, match=r"records no target.*against target abc"):
         Pathway.load(path, target="abc")
     with pytest.raises(ValueError, match="records no target"):
         check_fingerprint("file", "", "abc")
@@ -183,6 +183,18 @@ def test_incomplete_file(tmp_path, tensors, header):
         Pathway.load(path)
 
 
+@pytest.mark.parametrize("entry", ["counts", "members", "words", "threshold", "fingerprint"])
+def test_incomplete_class_pathways(classes, tmp_path, entry):
+    path = tmp_path / "f.safetensors"
+    classes.save(path)
+    tensors, header = read_safetensors(path, kind="class_pathways", version=1)
+    tensors.pop(entry, None)
+    header.pop(entry, None)
+    write_safetensors(path, tensors, kind="class_pathways", version=1, header=header)
+    with pytest.raises(ValueError, match=rf"f\.safetensors is damaged \('{entry}'\)"):
+        ClassPathways.load(path)
+
+
 def test_inconsistent_class_pathways(classes, tmp_path):
     path = tmp_path / "f.safetensors"
     classes.save(path)
@@ -208,8 +220,19 @@ def test_full_disk_keeps_the_old_file(kind, pathway, classes, tmp_path):
     assert path.read_bytes() != before
 
 
+def test_a_reader_of_the_old_file_is_not_disturbed(pathway, tmp_path):
+    path = tmp_path / "f.safetensors"
+    pathway[:2].save(path)
+    before = path.read_bytes()
+    # A second name of the old file shows whether it was replaced or written into.
+    (tmp_path / "old").hardlink_to(path)
+    pathway.save(path)
+    assert (tmp_path / "old").read_bytes() == before
+    assert Pathway.load(path) == pathway
+
+
 def test_write_to_a_missing_directory(pathway, tmp_path):
-    with pytest.raises(FileNotFoundError, match="cannot write .*No such file or directory"):
+    with pytest.raises(FileNotFoundError, match=r"cannot write .*No such file or directory"):
         pathway.save(tmp_path / "none" / "f.safetensors")
 
 

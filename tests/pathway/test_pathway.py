@@ -189,6 +189,8 @@ def test_refusals(a):
     assert a != other_target
     with pytest.raises(ValueError, match="as many rows, or one of them one, got 5 and 2 rows"):
         a | a[:2]
+    with pytest.raises(ValueError, match=r"on the same device \(got cpu and meta\)"):
+        a & a.to("meta")
     with pytest.raises(TypeError):
         a & 1
 
