@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
+from pathways.files import replace_file
 from pathways.preprocessing import Preprocessing
 from pathways.target import GatedTarget
 from pathways.training.data import load_factory
@@ -19,7 +21,9 @@ from pathways.training.data import load_factory
 TARGET_FORMS = "file.py:factory, module:factory, torchvision:NAME, timm:NAME, FILE.pt2"
 
 
-def load_target(spec: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
+def load_target(
+    spec: str, weights: str | os.PathLike[str] | None = None, *, pretrained: bool = True
+) -> nn.Module:
     """Make the classifier that a specification names, in eval mode. Nothing is downloaded.
 
     Args:
@@ -29,6 +33,8 @@ def load_target(spec: str, weights: str | os.PathLike[str] | None = None) -> nn.
             or ``FILE.pt2`` (a ``torch.export`` program).
         weights (path or None): state_dict to load: ``.safetensors``, or ``.pt``/``.pth`` (read with
             ``weights_only=True``).
+        pretrained (bool): False takes torchvision's and timm's models untrained, which is enough to
+            list their sites.
 
     Raises:
         FileNotFoundError: a file or pretrained weights that are not there; how to get them.
@@ -42,9 +48,9 @@ def load_target(spec: str, weights: str | os.PathLike[str] | None = None) -> nn.
     if spec.endswith(".pt2"):
         model = _exported_program(spec)
     elif name == "torchvision" and rest:
-        model = _torchvision_model(rest, pretrained=weights is None)
+        model = _torchvision_model(rest, pretrained and weights is None)
     elif name == "timm" and rest:
-        model = _timm_model(rest, pretrained=weights is None)
+        model = _timm_model(rest, pretrained and weights is None)
     elif rest:
         model = _from_factory(spec)
     else:
@@ -115,6 +121,19 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
                 f"weights {path} do not fit {type(model).__name__}: they {kind} {names[0]}{more}"
             )
     model.load_state_dict(state, strict=False)
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a model's state_dict as safetensors, in one step; :func:`load_weights` reads it.
+
+    Raises:
+        OSError: the file cannot be written; an old one is left as it was.
+    """
+    from safetensors.torch import save
+
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with replace_file(path) as temporary:
+        temporary.write_bytes(save(state))
 
 
 @contextmanager
@@ -205,7 +224,9 @@ def _check_timm_weights(spec: str, config: Any) -> None:
     """Refuse pretrained weights that are neither in the Hugging Face cache nor in torch.hub's."""
     repository = getattr(config, "hf_hub_id", None)
     if repository:
-        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub import (  # type: ignore[import-not-found]
+            try_to_load_from_cache,
+        )
 
         for file in ("model.safetensors", "pytorch_model.bin"):
             if isinstance(try_to_load_from_cache(repository, file), str):
@@ -251,6 +272,31 @@ def gate(
             f"the target must accept inputs of shape [N, {', '.join(map(str, inputs.shape[1:]))}], "
             f"but it fails on them: {first_line(error)}"
         ) from error
+
+
+def default_preprocessing(spec: str, channels: int) -> Preprocessing:
+    """What a target expects as far as its specification tells.
+
+    Args:
+        spec (str): target specification. torchvision and timm state mean, deviation and size of
+            every model; other targets are taken to want images in [0, 1] as they are.
+        channels (int): of the images.
+    """
+    name, _, rest = spec.partition(":")
+    if name == "torchvision" and importlib.util.find_spec("torchvision"):
+        from torchvision import models
+
+        if rest in models.list_models():
+            transforms = models.get_model_weights(rest).DEFAULT.transforms()
+            side = transforms.crop_size[0]
+            return Preprocessing(transforms.mean, transforms.std, (side, side))
+    if name == "timm" and importlib.util.find_spec("timm"):
+        import timm
+
+        if timm.is_model(rest.split(".")[0]):
+            config = timm.get_pretrained_cfg(rest)
+            return Preprocessing(config.mean, config.std, config.input_size[1:])
+    return Preprocessing([0.0] * channels, [1.0] * channels)
 
 
 def first_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import pathways
 from pathways.explainer import Explainer
@@ -54,6 +54,7 @@ class RunDescription:
             :func:`pathways.loading.load_target`.
         weights (str or None): weights file; a relative path is relative to the run folder.
         data (str or None): data specification (:func:`pathways.training.data.load_images`).
+        train_images (int or None): how many training images are used; None is all.
         seed (int): of the split of data that has none.
         preprocessing (dict): arguments of :class:`pathways.preprocessing.Preprocessing`.
         image_shape (tuple of int): (C, H, W) of the images before preprocessing.
@@ -67,6 +68,7 @@ class RunDescription:
     target: str
     weights: str | None
     data: str | None
+    train_images: int | None
     seed: int
     preprocessing: dict[str, Any]
     image_shape: tuple[int, ...]
@@ -103,37 +105,48 @@ class Run:
         path: str | os.PathLike[str],
         *,
         target: str,
-        gated: GatedTarget,
         preprocessing: Preprocessing,
         image_shape: Sequence[int],
         classes: Sequence[str],
         weights: str | os.PathLike[str] | None = None,
         data: str | None = None,
+        granularity: str = "channel",
         sites: Sequence[str] | None = None,
+        train_images: int | None = None,
         seed: int = 0,
     ) -> Run:
-        """Write ``run.json`` into a folder, which is made if absent.
+        """Load a target and describe it in ``run.json`` in a folder, which is made if absent.
 
         Args:
             path (path): the folder.
-            target (str): specification the target was made from.
-            gated (GatedTarget): the target itself, for its fingerprint and granularity.
+            target (str): specification (:func:`pathways.loading.load_target`).
             preprocessing (Preprocessing): from images to model inputs.
             image_shape (sequence of int): (C, H, W) before preprocessing.
             classes (sequence of str): one name per class of the target.
-            weights (path or None): weights file the target was loaded with.
+            weights (path or None): weights file.
             data (str or None): data specification.
-            sites (sequence of str or None): globs the sites were selected with.
+            granularity (str): ``"channel"`` or ``"unit"``.
+            sites (sequence of str or None): globs that select the sites.
+            train_images (int or None): how many training images are used.
             seed (int): of the split.
 
         Raises:
-            ValueError: another number of class names than the target has classes.
+            FileNotFoundError, ValueError: the target cannot be made or gated, it is another one
+                each time it is made, or it has another number of classes.
             OSError: the folder or the file cannot be written.
         """
+        model = load_target(target, weights)
+        gated = gate(model, preprocessing, image_shape, granularity=granularity, sites=sites)
         if len(classes) != gated.num_classes:
             raise ValueError(
-                f"Run: the data must have as many classes as the target ({gated.num_classes}), "
+                f"the data must have as many classes as the target ({gated.num_classes}), "
                 f"got {len(classes)}"
+            )
+        # An untrained factory would make the run useless: no later command could load its target.
+        if weights is None and _state_differs(model, load_target(target)):
+            raise ValueError(
+                f"target {target} must be the same each time it is made, but its weights differ; "
+                "load trained weights in the factory, or name a file with --weights"
             )
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
@@ -141,17 +154,20 @@ class Run:
             target=_portable(target, path, spec=True),
             weights=None if weights is None else _portable(os.fspath(weights), path),
             data=None if data is None else _portable(data, path, spec=True),
+            train_images=train_images,
             seed=seed,
             preprocessing=preprocessing.to_json(),
             image_shape=tuple(image_shape),
             classes=tuple(classes),
-            granularity=gated.sites.granularity,
+            granularity=granularity,
             sites=None if sites is None else tuple(sites),
             fingerprint=gated.fingerprint,
             version=pathways.__version__,
         )
         write_json(path / RUN, {"format_version": FORMAT_VERSION, **asdict(description)})
-        return cls(path, description)
+        run = cls(path, description)
+        run.__dict__["target"] = gated  # what the property below would load
+        return run
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
@@ -247,7 +263,8 @@ class Run:
         """
         if self.description.data is None:
             raise ValueError(f"run {self.path} records no data; name it with --data")
-        return self.load_images(_resolved(self.description.data, self.path, spec=True))
+        images = self.load_images(_resolved(self.description.data, self.path, spec=True))
+        return images.subset(train=self.description.train_images)
 
     def load_images(self, spec: str) -> Images:
         """Other data for the same target.
@@ -271,6 +288,14 @@ class Run:
             )
         return images
 
+    def example_images(self, count: int = 4) -> Tensor:
+        """Seeded noise ``[count, C, H, W]`` in [0, 1] in the shape of the run's images.
+
+        For checks that must not depend on the data being there.
+        """
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(count, *self.description.image_shape, generator=generator)
+
     @cached_property
     def class_pathways(self) -> ClassPathways | None:
         """Class pathways that an evaluation saved, or None.
@@ -280,6 +305,26 @@ class Run:
         """
         file = self.path / CLASS_PATHWAYS
         return ClassPathways.load(file, self.target) if file.is_file() else None
+
+
+def class_index(name: str, classes: Sequence[str]) -> int:
+    """The class of a name, or of a number where no class has that name.
+
+    Raises:
+        ValueError: neither; the names are listed.
+
+    Example:
+        >>> class_index("dog", ("cat", "dog")), class_index("0", ("cat", "dog"))
+        (1, 0)
+    """
+    if name in classes:
+        return list(classes).index(name)
+    if name.isdigit() and int(name) < len(classes):
+        return int(name)
+    shown = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
+    raise ValueError(
+        f"class must be a name ({shown}) or a number in [0, {len(classes)}), got {name!r}"
+    )
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -300,6 +345,13 @@ def preprocess(images: Tensor, preprocessing: Preprocessing, batch_size: int = 2
 
     parts = list(batches(images, batch_size, preprocessing))
     return torch.cat(parts) if parts else preprocessing(images.float())
+
+
+def _state_differs(a: nn.Module, b: nn.Module) -> bool:
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() != second.keys() or any(
+        not torch.equal(value, second[name]) for name, value in first.items()
+    )
 
 
 # ---------------------------------------------------------------------- paths in run.json

@@ -1,6 +1,6 @@
 """Reports: descriptions of explanations, tables and figures. Figures are returned, never shown."""
 
-from pathways.report.describe import describe, describe_overlap
+from pathways.report.describe import describe
 from pathways.report.figures import (
     collapse_gradient,
     explanation_figure,
@@ -10,6 +10,8 @@ from pathways.report.figures import (
     training_figure,
     transfer_figure,
 )
+from pathways.report.images import explain_images, fit_to_run
+from pathways.report.overlap import describe_overlap, overlap_files
 from pathways.report.tables import MetricRow, metric_rows
 
 __all__ = [
@@ -17,10 +19,13 @@ __all__ = [
     "collapse_gradient",
     "describe",
     "describe_overlap",
+    "explain_images",
     "explanation_figure",
+    "fit_to_run",
     "heatmap_figure",
     "metric_rows",
     "overlap_figure",
+    "overlap_files",
     "save_figure",
     "training_figure",
     "transfer_figure",

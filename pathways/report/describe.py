@@ -1,4 +1,4 @@
-"""Explanations and overlaps as plain dictionaries: what ``--json`` prints and figures draw."""
+"""Explanations as plain dictionaries: what ``--json`` prints and figures draw."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ import torch
 from torch import Tensor
 
 from pathways.explainer import Explanation
-from pathways.pathway import Pathway
 from pathways.sites import Sites
-
-# Rows of a pathway file that are compared pair by pair; more make matrices no one can look at.
-MAX_ROWS = 1000
 
 
 def describe(
@@ -106,66 +102,3 @@ def _top(sites: Sites, site: int, scores: Tensor, kept: Tensor, top: int) -> lis
         entry["importance"] = value
         entries.append(entry)
     return entries
-
-
-def describe_overlap(
-    pathway: Pathway,
-    names: Sequence[str],
-    other: Pathway | None = None,
-    other_names: Sequence[str] | None = None,
-) -> dict[str, Any]:
-    """How much the rows of a pathway overlap with each other, or with those of a second one.
-
-    Args:
-        pathway (Pathway): N rows; only the first 1,000 are compared.
-        names (sequence of str): one per row.
-        other (Pathway or None): M rows of the same sites and target; None is ``pathway`` itself.
-        other_names (sequence of str or None): one per row of ``other``.
-
-    Returns:
-        dict: ``rows``, ``columns`` (names), ``kept`` per row (and ``kept_columns``), ``iou``
-        (matrix N x M), ``same_name_iou`` (mean over pairs with equal names; None without ``other``
-        or without such pairs), ``different_name_iou`` (mean over the other pairs; None without
-        any) and ``sites``: the same two means at every site.
-
-    Raises:
-        ValueError: pathways of other sites or targets, or another number of names.
-    """
-    if len(names) != len(pathway) or (other is not None and len(other_names or ()) != len(other)):
-        raise ValueError("describe_overlap: names must hold one name per row")
-    rows, row_names = pathway[:MAX_ROWS], list(names[:MAX_ROWS])
-    columns = rows if other is None else other[:MAX_ROWS]
-    column_names = row_names if other is None else list((other_names or ())[:MAX_ROWS])
-    if other is None:
-        # A row with itself says nothing, and each pair counts once.
-        same = torch.zeros(len(rows), len(rows), dtype=torch.bool)
-        different = torch.ones(len(rows), len(rows)).triu(1).bool()
-    else:
-        same = torch.tensor([[a == b for b in column_names] for a in row_names], dtype=torch.bool)
-        same = same.reshape(len(rows), len(columns))
-        different = ~same
-    matrix = rows.pairwise_iou(columns)
-    result: dict[str, Any] = {
-        "rows": row_names,
-        "columns": column_names,
-        "kept": rows.kept().tolist(),
-        "kept_columns": columns.kept().tolist(),
-        "iou": matrix.tolist(),
-        "same_name_iou": _mean(matrix, same),
-        "different_name_iou": _mean(matrix, different),
-        "sites": [],
-    }
-    for i, site in enumerate(pathway.sites):
-        part = rows.pairwise_iou(columns, site=i)
-        result["sites"].append(
-            {
-                "site": site.key,
-                "same_name_iou": _mean(part, same),
-                "different_name_iou": _mean(part, different),
-            }
-        )
-    return result
-
-
-def _mean(values: Tensor, chosen: Tensor) -> float | None:
-    return float(values[chosen].double().mean()) if bool(chosen.any()) else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pathways.files import replace_file
 
@@ -29,7 +30,7 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = (
     "#CC79A7",
     "#999999",
 )
-_STYLE = {
+_STYLE: Any = {
     "font.size": 10.0,
     "axes.titlesize": 11.0,
     "axes.spines.top": False,
@@ -125,7 +126,8 @@ def explanation_figure(
         sites = described["sites"]
         lower = max(2.2, 0.24 * min(len(sites), 60) + 0.9)
         figure = _figure(9.0, 3.3 + lower)
-        upper_part, lower_part = figure.subfigures(2, 1, height_ratios=[3.3, lower])
+        parts: Any = figure.subfigures(2, 1, height_ratios=[3.3, lower])
+        upper_part, lower_part = parts
         upper_part.suptitle(_headline(described, title), fontsize=11.5)
         panels = upper_part.subplots(1, 3)
         pixels = _pixels(image)
@@ -178,18 +180,16 @@ def _heat_panel(axes: Axes, pixels: np.ndarray[Any, Any], heat: Tensor | None, t
     if heat is None:
         _absent(axes, title, "no site with a map")
         return
-    grey = pixels.mean(2)
-    height, width = grey.shape
-    axes.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    drawn = axes.imshow(
-        heat.detach().cpu().float().numpy(),
-        cmap="inferno",
-        vmin=0,
-        vmax=1,
-        alpha=0.6,
-        interpolation="bilinear",
-        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-    )
+    from matplotlib.cm import ScalarMappable
+
+    grey = pixels.mean(2, keepdims=True)
+    size = list(grey.shape[:2])
+    map_ = F.interpolate(heat.detach().cpu().float()[None, None], size=size, mode="bilinear")
+    drawn = ScalarMappable(cmap="viridis")
+    drawn.set_clim(0, 1)
+    # Colour is the heat, brightness the image: both can be read, and the colour bar stays true.
+    colours = drawn.to_rgba(map_[0, 0].numpy())[:, :, :3]
+    axes.imshow(colours * (0.45 + 0.55 * grey), interpolation="nearest")
     _bare(axes, title)
     axes.figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03, ticks=[0, 0.5, 1])
 
@@ -355,7 +355,7 @@ def training_figure(log: str | os.PathLike[str]) -> Figure:
     """Training curves from a run's ``log/metrics.csv``: kl, kept, agreement and flip over steps.
 
     Args:
-        log (path): the file.
+        log (path): the file; what resumed trainings set aside (``metrics.1.csv``, ...) is read too.
 
     Raises:
         FileNotFoundError: no such file.
@@ -363,8 +363,14 @@ def training_figure(log: str | os.PathLike[str]) -> Figure:
     """
     if not Path(log).is_file():
         raise FileNotFoundError(f"there is no training log {log}")
-    with open(log, newline="") as file:
-        entries = list(csv.DictReader(file))
+    log = Path(log)
+    earlier = sorted(
+        log.parent.glob(f"{log.stem}.*.csv"), key=lambda file: (len(file.name), file.name)
+    )
+    entries = []
+    for part in [*earlier, log]:
+        with open(part, newline="") as file:
+            entries += list(csv.DictReader(file))
     curves = {
         name: sorted(_points(entries, name))
         for curve, *_ in _CURVES
@@ -400,7 +406,8 @@ def training_figure(log: str | os.PathLike[str]) -> Figure:
 
 def _points(entries: Sequence[Mapping[str, str]], name: str) -> list[tuple[int, float]]:
     # Lightning writes one line per kind of entry, empty where the kind has no value.
-    return [(int(row["step"]), float(row[name])) for row in entries if row.get(name)]
+    # After a crash steps are run again: the later file is right.
+    return list({int(row["step"]): float(row[name]) for row in entries if row.get(name)}.items())
 
 
 def transfer_figure(curve: Sequence[TransferPoint]) -> Figure:

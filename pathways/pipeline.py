@@ -1,0 +1,520 @@
+"""The whole job: train, evaluate, save class pathways, draw, export; and its steps one by one."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from pathways.baselines.registry import BaselineContext, check_baselines, make_baseline
+from pathways.evaluation import Evaluation, evaluate
+from pathways.explainer import Explainer, PathwayMethod
+from pathways.generator.gen_cnp import GenCNP
+from pathways.preprocessing import Preprocessing
+from pathways.report import (
+    explain_images,
+    overlap_figure,
+    save_figure,
+    training_figure,
+    transfer_figure,
+)
+from pathways.runs import (
+    CHECKPOINT,
+    CLASS_PATHWAYS,
+    EVALUATION,
+    GENERATOR,
+    RUN,
+    TRAINING,
+    Run,
+    preprocess,
+    read_json,
+    write_json,
+)
+from pathways.target import GatedTarget
+from pathways.training.config import TrainingConfig
+from pathways.training.data import Images, as_float, load_images
+from pathways.training.fit import fit
+
+METRICS = "metrics.json"
+EXPLAINER = "explainer.pt"
+LOG = "log/metrics.csv"
+EXPORT_FORMATS = ("torchscript",)
+# What a run folder may hold, for people who look into it.
+FILES = {
+    METRICS: "the figures",
+    EVALUATION: "everything behind them",
+    RUN: "how the target is made",
+    GENERATOR: "trained generator",
+    CLASS_PATHWAYS: "pathway of every class",
+    EXPLAINER: "scripted explainer: target, generator, preprocessing",
+    "overlap.png": "overlap of pathways within and across classes",
+    "transfer.png": "class pathways on other images, with controls",
+    "training.png": "training curves",
+    "images": "explanations of single images",
+}
+
+# Called with (what is being done, how much of it, how much in all). Details of a stage follow its
+# name after two spaces.
+Progress = Callable[[str, int, int], None]
+
+
+class _TrainingProgress(lightning.Callback):
+    """Passes the figures of the current step on."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, index: int
+    ) -> None:
+        # Reading a figure of every step would wait for the device every time.
+        if trainer.global_step % 10 == 0 or trainer.global_step == trainer.max_steps:
+            figures = trainer.callback_metrics
+            shown = [
+                f"{name} {float(figures[name]):.3f}"
+                for name in ("kl", "kept", "agreement", "flip")
+                if name in figures
+            ]
+            stage = "  ".join(["training", *shown])
+            self.progress(stage, trainer.global_step, int(trainer.max_steps))
+
+
+def start_training(
+    out: str | os.PathLike[str],
+    config: TrainingConfig,
+    *,
+    target: str,
+    data: str,
+    preprocessing: Callable[[int], Preprocessing],
+    weights: str | os.PathLike[str] | None = None,
+    granularity: str = "channel",
+    sites: Sequence[str] | None = None,
+    side: int | None = None,
+    train_images: int | None = None,
+    overwrite: bool = False,
+) -> tuple[Run, Images]:
+    """Describe a new run in a folder, so that its training can start and be resumed.
+
+    Args:
+        out (path): folder, made if absent.
+        config (TrainingConfig): settings; also the seed of the data's split.
+        target (str): target specification.
+        data (str): data specification.
+        preprocessing (callable): makes the preprocessing for a number of channels.
+        weights (path or None): weights file of the target.
+        granularity (str): ``"channel"`` or ``"unit"``.
+        sites (sequence of str or None): globs.
+        side (int or None): side of the square that images of a folder are cropped to.
+        train_images (int or None): train on at most so many images.
+        overwrite (bool): replace a run that is in the folder.
+
+    Returns:
+        Run and Images: the run with its target loaded, and the data.
+
+    Raises:
+        FileExistsError: the folder holds a run.
+        FileNotFoundError, ValueError: target or data cannot be loaded, or do not fit together.
+    """
+    out = Path(out)
+    if (out / RUN).is_file() and not overwrite:
+        raise FileExistsError(
+            f"{out} already holds a run; go on with --resume, replace it with --overwrite, or name "
+            "another folder"
+        )
+    images = load_images(data, size=side, seed=config.seed).subset(train=train_images)
+    run = Run.create(
+        out,
+        target=target,
+        weights=weights,
+        preprocessing=preprocessing(images.shape[0]),
+        image_shape=images.shape,
+        classes=images.classes,
+        data=data,
+        granularity=granularity,
+        sites=sites,
+        train_images=train_images,
+        seed=config.seed,
+    )
+    _remove_training(out)
+    settings = {"fingerprint": run.description.fingerprint, **config.to_json()}
+    write_json(out / TRAINING, settings)
+    return run, images
+
+
+def load_training(out: str | os.PathLike[str]) -> tuple[Run, TrainingConfig]:
+    """A run that was started, and its settings.
+
+    Raises:
+        FileNotFoundError: no such run, or one whose training never started.
+        ValueError: damaged files.
+    """
+    run = Run.open(out)
+    file = run.path / TRAINING
+    if not file.is_file():
+        raise FileNotFoundError(f"run {out} has no training to go on with (no {TRAINING})")
+    values = read_json(file)
+    values.pop("fingerprint", None)
+    return run, TrainingConfig.from_json(values)
+
+
+def _remove_training(out: Path) -> None:
+    """Remove what an earlier training left, so that nothing of it passes for the new one's."""
+    for file in (out / GENERATOR, out / CHECKPOINT, *(out / "log").glob("metrics*.csv")):
+        file.unlink(missing_ok=True)
+
+
+def train(
+    target: GatedTarget,
+    preprocessing: Preprocessing,
+    images: Images,
+    out: str | os.PathLike[str],
+    config: TrainingConfig,
+    *,
+    resume: bool = False,
+    validation: int = 256,
+    progress: Progress | None = None,
+) -> Explainer:
+    """Train a generator on the training images; the test images are not touched.
+
+    A tenth of the training images, at most ``validation``, is held out for the validation curves.
+    Without ``resume``, what an earlier training left in ``out`` is removed first. With it, a
+    finished training is loaded and an interrupted one goes on.
+
+    Args:
+        target (GatedTarget): the frozen classifier.
+        preprocessing (Preprocessing): from images to model inputs.
+        images (Images): the data.
+        out (path): run folder.
+        config (TrainingConfig): settings.
+        resume (bool): go on with what is in ``out``.
+        validation (int): most images held out.
+        progress (callable or None): called with (stage, done, total).
+
+    Returns:
+        Explainer: generator and target.
+
+    Raises:
+        ValueError: too few images, or with ``resume`` a training with other settings or of another
+            target.
+        KeyboardInterrupt: after the training was saved so that it can be resumed.
+    """
+    out = Path(out)
+    if resume:
+        _check_same_training(out, target, config)
+        if (out / GENERATOR).is_file():
+            return Explainer(target, GenCNP.load(out / GENERATOR, target))
+    else:
+        _remove_training(out)
+    held = min(validation, len(images.train) // 10)
+    inputs = preprocess(images.train, preprocessing)
+    generator = fit(
+        target,
+        inputs[: len(inputs) - held],
+        out,
+        config,
+        validation=inputs[len(inputs) - held :] if held else None,
+        blanks=preprocessing.blanks(*images.shape[1:]),
+        resume=resume,
+        progress=False,
+        callbacks=[] if progress is None else [_TrainingProgress(progress)],
+    )
+    return Explainer(target, generator)
+
+
+def _check_same_training(out: Path, target: GatedTarget, config: TrainingConfig) -> None:
+    if not (out / TRAINING).is_file():
+        return
+    recorded = read_json(out / TRAINING)
+    found = recorded.pop("fingerprint", "")
+    if found != target.fingerprint:
+        raise ValueError(
+            f"{out} holds a training for another target (there: {found}, "
+            f"this target: {target.fingerprint})"
+        )
+    wanted = config.to_json()
+    for name, value in TrainingConfig.from_json(recorded).to_json().items():
+        if value != wanted[name]:
+            raise ValueError(
+                f"{out} holds a training with {name} = {value!r}, it cannot go on with "
+                f"{wanted[name]!r}; start anew without resuming"
+            )
+
+
+def measure(
+    method: PathwayMethod,
+    preprocessing: Preprocessing,
+    images: Images,
+    *,
+    limit: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate a pathway method on the test images, shuffled: half of them support, half query.
+
+    Args:
+        method (PathwayMethod): explainer or baseline.
+        preprocessing (Preprocessing): from images to model inputs.
+        images (Images): the data; only the test part is used.
+        limit (int or None): use at most so many test images.
+        batch_size (int): images per batch.
+        seed (int): of the shuffle and of every control.
+        progress (callable or None): called with (stage, done, total).
+
+    Raises:
+        ValueError: fewer than two test images.
+    """
+    # Folders are sorted by class, and halves of them would hold different classes.
+    order = torch.randperm(len(images.test), generator=torch.Generator().manual_seed(seed))
+    order = order[:limit]
+    return evaluate(
+        method,
+        preprocess(images.test[order], preprocessing),
+        images.test_labels[order],
+        blanks=preprocessing.blanks(*images.shape[1:]),
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def evaluate_methods(
+    explainer: Explainer,
+    preprocessing: Preprocessing,
+    images: Images,
+    baselines: Sequence[str] = (),
+    *,
+    limit: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Evaluation]:
+    """Evaluate an explainer and baselines on the same test images.
+
+    Args:
+        explainer (Explainer): the run's.
+        preprocessing (Preprocessing): from images to model inputs.
+        images (Images): baselines that need fitting use the training part.
+        baselines (sequence of str): names, see :mod:`pathways.baselines.registry`.
+        limit, batch_size, seed, progress: as :func:`measure`.
+
+    Returns:
+        dict of Evaluation: ``"generator"`` first, then the baselines by name.
+
+    Raises:
+        ValueError: an unknown baseline.
+    """
+    check_baselines(list(baselines))
+    settings: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "seed": seed}
+    evaluations = {
+        "generator": measure(explainer, preprocessing, images, progress=progress, **settings)
+    }
+    if baselines:
+        inputs = preprocess(images.train, preprocessing)
+        context = BaselineContext(explainer, inputs, seed=seed, progress=progress)
+        for name in baselines:
+            method = make_baseline(name, context)
+            evaluations[name] = measure(
+                method, preprocessing, images, progress=_under(name, progress), **settings
+            )
+    return evaluations
+
+
+def _under(name: str, progress: Progress | None) -> Progress | None:
+    """Progress whose stages say which method they belong to."""
+    if progress is None:
+        return None
+    return lambda stage, done, total: progress(f"{name}: {stage}", done, total)
+
+
+def save_evaluation(
+    evaluations: dict[str, Evaluation], classes: Sequence[str], out: str | os.PathLike[str]
+) -> list[Path]:
+    """Write what an evaluation found: ``evaluation.json``, class pathways, and figures.
+
+    Args:
+        evaluations (dict): by method name; the first is the run's own explainer, whose class
+            pathways and figures are saved.
+        classes (sequence of str): class names.
+        out (path): run folder.
+
+    Returns:
+        list of Path: the files written.
+    """
+    out = Path(out)
+    own = next(iter(evaluations.values()))
+    report = {
+        name: {"metrics": json_metrics(evaluation.metrics()), **evaluation.details()}
+        for name, evaluation in evaluations.items()
+    }
+    write_json(out / EVALUATION, {"classes": list(classes), "methods": report})
+    own.class_pathways.save(out / CLASS_PATHWAYS, extra={"classes": list(classes)})
+    overlap = overlap_figure(own.class_overlap, own.class_pathways.pathway.pairwise_iou(), classes)
+    files = [out / EVALUATION, out / CLASS_PATHWAYS, out / "overlap.png", out / "transfer.png"]
+    save_figure(overlap, out / "overlap.png")
+    save_figure(transfer_figure(own.transfer), out / "transfer.png")
+    if (out / LOG).is_file():
+        save_figure(training_figure(out / LOG), out / "training.png")
+        files.append(out / "training.png")
+    return files
+
+
+def json_metrics(metrics: dict[str, float]) -> dict[str, float | None]:
+    """Metrics as JSON has them: None where a figure could not be measured."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def export_explainer(
+    explainer: Explainer,
+    preprocessing: Preprocessing,
+    classes: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    class_pathways: Any = None,
+    check: Tensor | None = None,
+) -> float | None:
+    """Write the scripted explainer and compare the file, loaded back, with the eager explainer.
+
+    Args:
+        explainer (Explainer): generator and target.
+        preprocessing (Preprocessing): becomes part of the file.
+        classes (sequence of str): class names, likewise.
+        path (path): file to write.
+        class_pathways (ClassPathways or None): likewise.
+        check (Tensor[N, C, H, W] or None): images in [0, 1] to compare on.
+
+    Returns:
+        float or None: largest absolute difference of logits, gated logits and importance.
+
+    Raises:
+        RuntimeError: the file does not give the eager explainer's values.
+    """
+    from pathways.export import export_torchscript, load_scripted
+
+    export_torchscript(
+        explainer,
+        path,
+        preprocessing=preprocessing,
+        classes=classes,
+        class_pathways=class_pathways,
+    )
+    if check is None:
+        return None
+    scripted = load_scripted(path)
+    with torch.no_grad():
+        logits, gated_logits, importance, words = scripted(check)
+    eager = explainer(preprocessing(check))
+    difference = max(
+        float((a - b).abs().max())
+        for a, b in (
+            (logits, eager.logits),
+            (gated_logits, eager.gated_logits),
+            (importance, eager.importance),
+        )
+    )
+    if not difference < 1e-3 or words.shape != eager.pathway.words.shape:
+        raise RuntimeError(
+            f"the scripted explainer {path} must equal the eager one, got values that differ by "
+            f"{difference:.1e}"
+        )
+    return difference
+
+
+def run_pipeline(
+    target: GatedTarget,
+    preprocessing: Preprocessing,
+    images: Images,
+    out: str | os.PathLike[str],
+    config: TrainingConfig,
+    *,
+    resume: bool = False,
+    test_images: int | None = None,
+    pictures: int = 10,
+    started: float | None = None,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Everything from a frozen classifier to a scripted explainer, in one folder.
+
+    Writes what :func:`train` and :func:`save_evaluation` write, pictures of single test images in
+    ``images/``, ``explainer.pt`` and ``metrics.json``.
+
+    Args:
+        target (GatedTarget): the frozen classifier.
+        preprocessing (Preprocessing): from images to model inputs.
+        images (Images): training and test images.
+        out (path): folder, made if absent.
+        config (TrainingConfig): settings of the training.
+        resume (bool): go on with a training in ``out``.
+        test_images (int or None): measure on at most so many.
+        pictures (int): test images to explain, of different predicted classes where possible.
+        started (float or None): ``time.perf_counter()`` at which ``seconds_total`` begins; None is
+            now.
+        progress (callable or None): called with (stage, done, total).
+
+    Returns:
+        dict: contents of ``metrics.json``: fractions, ``ms_`` milliseconds, ``seconds_total``.
+
+    Raises:
+        ValueError, KeyboardInterrupt: as :func:`train`.
+    """
+    started = time.perf_counter() if started is None else started
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    explainer = train(target, preprocessing, images, out, config, resume=resume, progress=progress)
+    evaluation = measure(
+        explainer,
+        preprocessing,
+        images,
+        limit=test_images,
+        seed=config.seed,
+        progress=progress,
+    )
+    save_evaluation({"generator": evaluation}, images.classes, out)
+    rows = _one_per_class(explainer, preprocessing, images.test[:1000], pictures)
+    explain_images(
+        explainer,
+        preprocessing,
+        [images.test[row] for row in rows],
+        [f"test_{row:04d}" for row in rows],
+        images.classes,
+        out / "images",
+        progress=progress,
+    )
+    if progress is not None:
+        progress("exporting", 0, 1)
+    export_explainer(
+        explainer,
+        preprocessing,
+        images.classes,
+        out / EXPLAINER,
+        class_pathways=evaluation.class_pathways,
+        check=as_float(images.test[:8]),
+    )
+    if progress is not None:
+        progress("exporting", 1, 1)
+    metrics = evaluation.metrics() | {"seconds_total": time.perf_counter() - started}
+    write_json(out / METRICS, json_metrics(metrics))
+    return metrics
+
+
+def _one_per_class(
+    explainer: Explainer, preprocessing: Preprocessing, images: Tensor, count: int
+) -> list[int]:
+    """Rows of images: the first of every predicted class, then others until there are enough."""
+    inputs = preprocess(images, preprocessing)
+    predictions = torch.cat(
+        [explainer.target(batch.to(explainer.target.device)) for batch in inputs.split(64)]
+    ).argmax(1)
+    first: dict[int, int] = {}
+    for row, label in enumerate(predictions.tolist()):
+        first.setdefault(label, row)
+    rows = [first[label] for label in sorted(first)]
+    rows += [row for row in range(len(images)) if row not in set(rows)]
+    return rows[:count]

@@ -1,0 +1,82 @@
+"""What commands print for people: tables of figures, explanations and overlaps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pathways.console import Output
+from pathways.pipeline import FILES
+from pathways.report import metric_rows
+
+
+def show_metrics(
+    output: Output,
+    metrics: dict[str, dict[str, float]],
+    num_classes: int,
+    needed: dict[str, str] | None = None,
+) -> None:
+    """One row per figure, one column per method, leak controls among them."""
+    table = Table(title="pathways of this target, on images it was not trained on")
+    table.add_column("figure", no_wrap=True)
+    table.add_column("meaning")
+    for name in metrics:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("better", no_wrap=True)
+    table.add_column("compare with")
+    columns = [metric_rows(values, num_classes, needed) for values in metrics.values()]
+    group = ""
+    for rows in zip(*columns, strict=True):
+        if rows[0].group != group:
+            group = rows[0].group
+            table.add_section()
+            table.add_row(f"[bold]{group}[/bold]")
+        cells = [row.text for row in rows]
+        table.add_row(
+            f"  {rows[0].name}", rows[0].meaning, *cells, rows[0].direction, rows[0].reference
+        )
+    output.show(table)
+
+
+def show_files(output: Output, folder: Path) -> None:
+    output.show(f"In {folder}:")
+    for name, meaning in FILES.items():
+        if (folder / name).exists():
+            output.show(f"  {name:<28} {meaning}")
+
+
+def show_explanations(output: Output, results: list[dict[str, Any]]) -> None:
+    table = Table()
+    for name in ("image", "predicted", "pathway alone", "kept", "most important", "picture"):
+        table.add_column(name, overflow="fold")
+    for result in results:
+        predicted, gated = result["predicted"], result["gated"]
+        table.add_row(
+            Path(result["image"]).name,
+            f"{predicted['name']} {predicted['probability']:.3f}",
+            f"{gated['name']} {gated['probability']:.3f}",
+            f"{result['kept']:.3f}",
+            ", ".join(f"{entry['site']}:{entry['channel']}" for entry in result["top"][:3]),
+            result["files"]["picture"],
+        )
+    output.show(table)
+
+
+def show_overlap(output: Output, result: dict[str, Any]) -> None:
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    two = len(result["files"]) == 2
+    table = Table(title="mean overlap (IoU)")
+    table.add_column("site")
+    if two:
+        table.add_column("same name", justify="right")
+    table.add_column("different names" if two else "different rows", justify="right")
+    every = {"site": "all", **{key: result[key] for key in ("same_name_iou", "different_name_iou")}}
+    for row in [every, *result["sites"]]:
+        cells = [number(row["same_name_iou"])] if two else []
+        table.add_row(row["site"], *cells, number(row["different_name_iou"]))
+    output.show(table)
+    output.show(f"{len(result['rows'])} x {len(result['columns'])} pathways; {result['picture']}")
