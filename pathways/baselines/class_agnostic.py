@@ -26,7 +26,7 @@ class ClassAgnosticMask:
     Args:
         target (GatedTarget): the target.
         min_keep (float): every site keeps at least this share of its neurons (at least one), the
-            most important ones; in (0, 1], or 0 for no floor.
+            most important ones; in [0, 1].
         sigma (float): width of the quantiser's distance kernel, > 0.
         gamma (float): temperature of the quantiser, > 0.
         start (float): mean initial score, > 0; scores are spread by half of it to either side, so

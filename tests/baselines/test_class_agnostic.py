@@ -65,7 +65,7 @@ def test_starts_with_every_neuron_on(target, images):
     assert len(e.importance[0].unique()) == 8
 
 
-@pytest.mark.parametrize(("min_keep", "kept"), [(0.3, 3), (0.01, 1), (0.0, 0)])
+@pytest.mark.parametrize(("min_keep", "kept"), [(0.3, 3), (0.01, 1), (0.0, 1)])
 def test_floor_holds_against_any_sparsity(target, images, min_keep, kept):
     method = ClassAgnosticMask(target, min_keep=min_keep)
     e = method.fit(images, steps=100, sparsity=100.0, learning_rate=0.2)(images[:2])
