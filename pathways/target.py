@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from pathways import ops
@@ -209,7 +210,7 @@ class GatedTarget:
 
     Raises:
         TypeError: not an ``nn.Module``, or a scripted or compiled module.
-        ValueError: no activation found, or the selector matches nothing.
+        ValueError: no activation found, the selector matches nothing, or lazy parameters.
         RuntimeError: a run's activations differ from those found with ``example_input``.
 
     Source: the idea of gating is arXiv:2309.09887's; what counts as a site is our choice.
@@ -688,6 +689,11 @@ def _eager_module(model: Any) -> nn.Module:
                 f"GatedTarget: {where} must be an eager nn.Module, got the scripted module "
                 f"{type(module).__name__}; pass the original module, pathways.export makes "
                 "TorchScript from it"
+            )
+        if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
+            raise ValueError(
+                f"GatedTarget: {where} must have its parameters, got an uninitialised "
+                f"{type(module).__name__}; run the model once before"
             )
         # Compiled code does not see function modes or hooks added later (pytorch/pytorch#117758).
         compiled = hasattr(module, "_orig_mod") or (
