@@ -14,9 +14,10 @@ _library.load()  # before anything that uses torch.ops.pathways
 
 from pathways import ops  # noqa: E402
 from pathways._C import __version__  # noqa: E402
+from pathways.class_pathways import ClassPathways  # noqa: E402
 from pathways.explainer import Explainer, Explanation  # noqa: E402
 from pathways.generator import GenCNP  # noqa: E402
-from pathways.pathway import ClassPathways, Pathway  # noqa: E402
+from pathways.pathway import Pathway  # noqa: E402
 from pathways.preprocessing import Preprocessing  # noqa: E402
 from pathways.sites import Site, Sites  # noqa: E402
 from pathways.target import GatedTarget  # noqa: E402

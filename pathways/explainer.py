@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pathways.class_pathways import ClassPathways
 from pathways.generator.gen_cnp import GenCNP
-from pathways.pathway import ClassPathways, Pathway
+from pathways.pathway import Pathway
 from pathways.sites import Sites
 from pathways.target import GatedTarget
 

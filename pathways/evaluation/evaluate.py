@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pathways.class_pathways import ClassPathways
 from pathways.evaluation import leak, metrics
 from pathways.evaluation.probe import mask_probe
 from pathways.evaluation.result import Evaluation
@@ -15,7 +16,6 @@ from pathways.evaluation.runs import Progress
 from pathways.evaluation.timing import milliseconds_per_image
 from pathways.evaluation.transfer import SHOTS, transfer
 from pathways.explainer import Explanation, PathwayMethod
-from pathways.pathway import ClassPathways
 
 # More wrong classes per input than this add time, not precision.
 WRONG_CLASSES = 9

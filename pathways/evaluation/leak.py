@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pathways.class_pathways import ClassPathways
 from pathways.evaluation.runs import check_rows, gated_logits
 from pathways.packing import random_words
-from pathways.pathway import ClassPathways, Pathway
+from pathways.pathway import Pathway
 from pathways.target import GatedTarget
 
 

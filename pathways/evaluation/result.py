@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pathways.class_pathways import ClassPathways
 from pathways.evaluation.leak import BlankHit, WrongClass
 from pathways.evaluation.probe import MaskProbe
 from pathways.evaluation.transfer import TransferPoint
-from pathways.pathway import ClassPathways
 
 METRICS = (
     "target_accuracy",

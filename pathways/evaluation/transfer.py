@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pathways.class_pathways import ClassPathways
 from pathways.evaluation.leak import other_classes, random_like
 from pathways.evaluation.metrics import Agreement, DropInConfidence, IncreaseInConfidence
 from pathways.evaluation.runs import gated_logits
-from pathways.pathway import ClassPathways, Pathway
+from pathways.pathway import Pathway
 from pathways.target import GatedTarget
 
 SHOTS = (1, 2, 5, 10, 50)

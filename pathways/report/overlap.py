@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathways.pathway import ClassPathways, Pathway
+from pathways.class_pathways import ClassPathways
+from pathways.pathway import Pathway
 from pathways.report.figures import heatmap_figure, save_figure
 
 # Rows of a pathway file that are compared pair by pair; more make matrices no one can look at.

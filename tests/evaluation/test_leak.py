@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from pathways.class_pathways import ClassPathways
 from pathways.evaluation import (
     blank_hit,
     default_blanks,
@@ -16,7 +17,7 @@ from pathways.evaluation import (
 from pathways.evaluation.leak import other_classes, random_like, swap_partners
 from pathways.evaluation.probe import _PENALTIES, _ridge
 from pathways.evaluation.runs import gated_logits
-from pathways.pathway import ClassPathways, Pathway
+from pathways.pathway import Pathway
 from pathways.sites import Site, Sites
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from pathways.class_pathways import ClassPathways
 from pathways.packing import random_words, scored_mask, top_k_mask
-from pathways.pathway import ClassPathways, Pathway
+from pathways.pathway import Pathway
 from pathways.sites import Site, Sites
 
 SITES = Sites([Site("a", 0, "relu", (3,)), Site("b", 0, "relu", (66,))])

@@ -9,8 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from pathways.class_pathways import ClassPathways
 from pathways.files import check_fingerprint, read_safetensors, replace_file, write_safetensors
-from pathways.pathway import ClassPathways, Pathway
+from pathways.pathway import Pathway
 from pathways.sites import Site, Sites
 
 SITES = Sites([Site("a", 0, "relu", (3,)), Site("b", 1, "gelu", (66,), -1)])
