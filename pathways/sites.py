@@ -229,6 +229,7 @@ class Sites(Sequence[Site]):
                 ``Site -> bool``; None keeps everything.
 
         Raises:
+            TypeError: something else than these.
             ValueError: nothing is left, or one of the globs matches no site.
         """
         if selector is None:
@@ -241,8 +242,14 @@ class Sites(Sequence[Site]):
                     f"{self._some_keys()}"
                 )
         else:
+            patterns = [selector] if isinstance(selector, str) else selector
+            patterns = list(patterns) if isinstance(patterns, Iterable) else [patterns]
+            if not all(isinstance(pattern, str) for pattern in patterns):
+                raise TypeError(
+                    f"Sites.select: selector must be a glob, globs or a function, got {selector!r}"
+                )
             chosen = set()
-            for pattern in [selector] if isinstance(selector, str) else selector:
+            for pattern in patterns:
                 matched = [
                     site
                     for site in self._sites
@@ -268,7 +275,7 @@ class Sites(Sequence[Site]):
         """Build sites from :meth:`to_json`'s description.
 
         Raises:
-            ValueError: the description lacks a field.
+            ValueError: the description lacks a field or holds something impossible.
         """
         try:
             sites = [
@@ -281,8 +288,11 @@ class Sites(Sequence[Site]):
                 )
                 for entry in description["sites"]
             ]
+            for site in sites:
+                if min(site.shape, default=0) < 1 or site.channel_dim not in (1, -1):
+                    raise ValueError(f"{site} is not a site")
             return cls(sites, description["granularity"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"Sites.from_json: not a site table ({error!r})") from error
 
     def table(self) -> str:
