@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 import pathways
+from pathways.class_pathways import ClassPathways
 from pathways.explainer import Explainer
 from pathways.files import replace_file
 from pathways.generator.gen_cnp import GenCNP
 from pathways.loading import gate, load_target
-from pathways.pathway import ClassPathways
 from pathways.preprocessing import Preprocessing
 from pathways.target import GatedTarget
 from pathways.training.data import Images, load_images

@@ -66,7 +66,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 130) ->
         OSError: the file cannot be written; an old one is left as it was.
     """
     with _styled(), replace_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=dpi)
+        # Tight: constrained layout alone can leave labels outside the page.
+        figure.savefig(temporary, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.12)
 
 
 def collapse_gradient(gradient: Tensor) -> Tensor:

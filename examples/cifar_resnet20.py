@@ -1,0 +1,100 @@
+"""The whole job on a ResNet-20 trained on CIFAR-10, with images from two npz files.
+
+The npz files hold JPEG images (arrays jpeg, offsets, labels, classes); the weights are a state_dict
+of akamaster/pytorch_resnet_cifar10 as safetensors.
+
+    python examples/cifar_resnet20.py --weights W --train TRAIN.npz --test TEST.npz --out out/cifar
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from pathways.console import command
+from pathways.pipeline import run_pipeline
+from pathways.preprocessing import Preprocessing
+from pathways.printing import show_metrics
+from pathways.runs import Run
+from pathways.training.config import TrainingConfig
+from pathways.training.data import Images, decode_jpegs
+
+SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+SETTINGS = TrainingConfig(
+    steps=3000,
+    sparsity=1.0,
+    specificity=2.0,
+    generator={"min_keep": 0.1},
+)
+
+
+def load(train: Path, test: Path) -> Images:
+    """Both files as uint8 images with labels.
+
+    Raises:
+        FileNotFoundError: a file that is not there.
+    """
+    parts = []
+    for path in (train, test):
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no data file {path}; name it with --train or --test")
+        with np.load(path, allow_pickle=False) as arrays:
+            parts.append(decode_jpegs(arrays["jpeg"], arrays["offsets"]))
+            parts.append(torch.from_numpy(arrays["labels"].astype(np.int64)))
+            classes = tuple(str(name) for name in arrays["classes"])
+    return Images(*parts, classes=classes)
+
+
+def main(
+    weights: Annotated[Path, typer.Option(help="Weights of the ResNet-20.")] = SHARED
+    / "cifar10_resnet20.safetensors",
+    train: Annotated[Path, typer.Option(help="Training images.")] = SHARED
+    / "cifar10_jpeg_train.npz",
+    test: Annotated[Path, typer.Option(help="Test images.")] = SHARED / "cifar10_jpeg_test.npz",
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("out/cifar_resnet20"),
+    steps: Annotated[int, typer.Option(help="Training steps of the generator.")] = SETTINGS.steps,
+    train_images: Annotated[int | None, typer.Option(help="Use only so many.")] = None,
+    test_images: Annotated[int, typer.Option(help="Measure on so many.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run.")
+    ] = False,
+) -> None:
+    """Train, measure, draw and export; writes metrics.json into the run folder."""
+    with command(as_json=False) as output:
+        started = time.perf_counter()
+        output.interrupted = f"interrupted; go on with --out {out} --resume"
+        images = load(train, test).subset(train=train_images)
+        preprocessing = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        run = Run.create(
+            out,
+            target="pathways.models:resnet20",
+            weights=weights,
+            preprocessing=preprocessing,
+            image_shape=images.shape,
+            classes=images.classes,
+            data=f"npz:{test}",
+            seed=seed,
+        )
+        settings = TrainingConfig.from_json(SETTINGS.to_json() | {"steps": steps, "seed": seed})
+        metrics = run_pipeline(
+            run.target,
+            preprocessing,
+            images,
+            out,
+            settings,
+            resume=resume,
+            test_images=test_images,
+            started=started,
+            progress=output.progress,
+        )
+        show_metrics(output, {"generator": metrics}, len(images.classes))
+
+
+if __name__ == "__main__":
+    typer.run(main)
