@@ -72,6 +72,7 @@ class PathwayDecoders(nn.Module):
     Source: arXiv:2309.09887 names the part and its purpose; the layers are our choice.
 
     Example:
+        >>> import torch
         >>> decode = PathwayDecoders([3, 5], width=8, unit=False)
         >>> maps = [torch.randn(2, 8, 4, 4), torch.randn(2, 8, 1, 1)]
         >>> scores = decode(torch.randn(2, 2, 8), torch.randn(2, 8), maps)

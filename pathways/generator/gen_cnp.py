@@ -102,7 +102,8 @@ class GenCNP(nn.Module):
         }
         self.sites = sites
         self.sizes = list(sites.sizes)
-        self.floors = [max(1, math.ceil(min_keep * size)) for size in sites.sizes]
+        # Rounded first, so that 7 % of 100 are 7 and not, through 7.000000000000001, 8.
+        self.floors = [max(1, math.ceil(round(min_keep * size, 6))) for size in sites.sizes]
         self.sigma = float(sigma)
         self.gamma = float(gamma)
         unit = sites.granularity == "unit"
@@ -121,7 +122,15 @@ class GenCNP(nn.Module):
         Returns:
             importance (Tensor[N, D], in (0, 1), flat, site order) and auxiliary logits (Tensor[N,
             K]).
+
+        Raises:
+            ValueError: another number of feature maps than sites.
         """
+        if len(features) != len(self.sizes):
+            raise ValueError(
+                f"GenCNP: features must hold one map per site ({len(self.sizes)}), "
+                f"got {len(features)}"
+            )
         codes, maps = self.embedders(features)
         codes, class_code, auxiliary = self.distillation(codes)
         scores = self.decoders(codes, class_code, maps)
@@ -132,7 +141,16 @@ class GenCNP(nn.Module):
         """0/1 mask ``[N, D]`` of importance ``[N, D]``, with the floor of every site.
 
         The gradient is the distance-aware quantiser's, also for neurons that only the floor keeps.
+
+        Raises:
+            ValueError: importance of another shape.
+            RuntimeError: importance that is not floating or not a number.
         """
+        neurons = sum(self.sizes)
+        if importance.dim() != 2 or importance.size(1) != neurons:
+            raise ValueError(
+                f"GenCNP: importance must be [N, {neurons}], got {list(importance.shape)}"
+            )
         mask = torch.ops.pathways.binarize(importance, self.sigma, self.gamma)
         floor = torch.zeros_like(mask)
         start = 0
@@ -176,6 +194,6 @@ class GenCNP(nn.Module):
             sites = Sites.from_json(json.loads(header["sites"]))
             generator = cls(sites, **json.loads(header["config"]))
             generator.load_state_dict(tensors)
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"GenCNP.load: {path} is not a complete generator file") from error
         return generator.eval()

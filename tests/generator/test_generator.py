@@ -1,0 +1,368 @@
+"""GenCNP and its parts: shapes, floors, start, gradients, scripting, files."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pathways import GatedTarget, GenCNP, Site, Sites
+from pathways.files import read_safetensors, write_safetensors
+from pathways.generator import FeatureEmbedders, PathwayDecoders, PathwayDistillation
+
+# Maps of every rank and odd sizes; a single channel; a single cell.
+SHAPES = [(3, 9, 7), (1, 4, 4), (5,), (4, 11), (2, 3, 4, 5), (6, 1, 1), (7, 1, 5)]
+
+
+def make_sites(shapes, granularity="channel"):
+    return Sites([Site(f"s{i}", 0, "relu", shape) for i, shape in enumerate(shapes)], granularity)
+
+
+def make_features(sites, rows=4, scale=1.0):
+    return [torch.randn(rows, *site.shape).relu() * scale for site in sites]
+
+
+@pytest.fixture(params=["channel", "unit"])
+def granularity(request):
+    return request.param
+
+
+@pytest.mark.parametrize("shapes", [SHAPES, *[[shape] for shape in SHAPES], SHAPES[::-1]])
+def test_any_number_and_shape_of_sites(shapes, granularity):
+    sites = make_sites(shapes, granularity)
+    generator = GenCNP(sites, num_classes=3, width=8, heads=2)
+    features = make_features(sites)
+    for training in (True, False):
+        importance, logits = generator.train(training)(features)
+        assert importance.shape == (4, sites.num_neurons)
+        assert importance.dtype == torch.float32
+        assert logits.shape == (4, 3)
+        assert importance.min() > 0
+        assert importance.max() < 1
+        mask = generator.masks(importance)
+        assert mask.shape == importance.shape
+        assert set(mask.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_image_sizes_may_differ_with_channel_granularity():
+    sites = make_sites([(3, 8, 8), (5, 4, 4)])
+    generator = GenCNP(sites, 2, width=8).eval()
+    importance, _ = generator([torch.randn(2, 3, 13, 6), torch.randn(2, 5, 2, 9)])
+    assert importance.shape == (2, 8)
+
+
+def test_everything_starts_on(granularity):
+    sites = make_sites(SHAPES, granularity)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        generator = GenCNP(sites, 3, min_keep=0.0)
+        importance, _ = generator(make_features(sites, scale=100.0))
+        assert generator.masks(importance).all()
+        assert importance.mean().item() == pytest.approx(
+            torch.tensor(2.0).sigmoid().item(), abs=0.02
+        )
+        generator.eval()
+        importance, _ = generator(make_features(sites))
+        assert generator.masks(importance).all()
+
+
+def test_results_in_eval_mode_do_not_depend_on_the_batch(granularity):
+    sites = make_sites(SHAPES, granularity)
+    generator = GenCNP(sites, 3, width=16)
+    features = make_features(sites, rows=5)
+    generator(features)  # running statistics of their own
+    generator.eval()
+    with torch.no_grad():
+        importance, logits = generator(features)
+        for row in range(5):
+            one = generator([feature[row : row + 1] for feature in features])
+            torch.testing.assert_close(one[0], importance[row : row + 1])
+            torch.testing.assert_close(one[1], logits[row : row + 1])
+    none = generator([feature[:0] for feature in features])
+    assert none[0].shape == (0, sites.num_neurons)
+
+
+def test_gradients_reach_all_parameters(granularity):
+    sites = make_sites(SHAPES, granularity)
+    generator = GenCNP(sites, 3, width=8, layers=2)
+    importance, logits = generator(make_features(sites))
+    weights = torch.randn_like(importance)
+    (generator.masks(importance) * weights).sum().backward(retain_graph=True)
+    (logits * torch.randn_like(logits)).sum().backward()
+    for name, parameter in generator.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_masks_alone_train_everything_but_the_auxiliary_head(granularity):
+    sites = make_sites([(4, 6, 6), (5,)], granularity)
+    generator = GenCNP(sites, 3, width=8)
+    importance, _ = generator(make_features(sites))
+    (generator.masks(importance) * torch.randn_like(importance)).sum().backward()
+    without = {name for name, p in generator.named_parameters() if p.grad is None}
+    assert without == {"distillation.auxiliary.weight", "distillation.auxiliary.bias"}
+
+
+# --------------------------------------------------------- masks
+
+
+@pytest.mark.parametrize("min_keep", [0.0, 0.05, 0.07, 0.1, 0.5, 1.0])
+def test_floor(min_keep):
+    sites = make_sites([(100, 2, 2), (7,), (1,), (30, 1, 1)])
+    generator = GenCNP(sites, 2, width=8, min_keep=min_keep)
+    expected = [max(1, math.ceil(round(min_keep * 100) * size / 100)) for size in sites.sizes]
+    importance = torch.rand(6, sites.num_neurons) * 0.49  # all of it below the threshold
+    mask = generator.masks(importance)
+    for part, scores, floor in zip(
+        sites.split(mask), sites.split(importance), expected, strict=True
+    ):
+        assert part.sum(1).tolist() == [floor] * 6
+        lowest_kept = scores.masked_fill(part == 0, 2.0).amin(1)
+        assert (lowest_kept >= scores.masked_fill(part == 1, -1.0).amax(1)).all()
+
+
+def test_floor_adds_and_never_removes():
+    sites = make_sites([(10,), (10,)])
+    generator = GenCNP(sites, 2, width=8, min_keep=0.3)
+    importance = torch.full((1, 20), 0.1)
+    importance[0, :8] = torch.linspace(0.6, 0.9, 8)
+    importance[0, 12] = 0.4
+    mask = generator.masks(importance)[0]
+    assert mask[:10].tolist() == [1.0] * 8 + [0.0] * 2
+    assert mask[10:].sum() == 3
+    assert mask[12] == 1
+
+
+def test_masks_are_the_quantiser_with_its_gradient_everywhere():
+    sites = make_sites([(4,), (6,)])
+    generator = GenCNP(sites, 2, width=8, min_keep=0.5, sigma=1.0, gamma=2.0)
+    importance = torch.rand(3, 10, requires_grad=True)
+    mask = generator.masks(importance)
+    assert torch.equal(mask >= 1, (importance > 0.5) | (mask == 1))
+    mask.sum().backward()
+    t = torch.minimum(importance, 1 - importance).detach().double()
+    kappa = math.exp(-1)
+    expected = 2 / (2 * math.sinh(2)) * (
+        (torch.exp(-t) + kappa * torch.exp(-(1 - t)))
+        / (torch.exp(-t) - kappa * torch.exp(-(1 - t)))
+    )  # fmt: skip
+    torch.testing.assert_close(importance.grad.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_sigma_and_gamma_reach_the_quantiser():
+    sites = make_sites([(6,)])
+    importance = torch.rand(2, 6)
+    gradients = []
+    for sigma, gamma in itertools.product((1.0, 2.0), (2.0, 3.0)):
+        generator = GenCNP(sites, 2, width=8, sigma=sigma, gamma=gamma)
+        x = importance.clone().requires_grad_()
+        generator.masks(x).sum().backward()
+        gradients.append(x.grad)
+    assert len({tuple(gradient.flatten().tolist()) for gradient in gradients}) == 4
+
+
+def test_importance_that_is_not_a_number_is_refused():
+    generator = GenCNP(make_sites([(3,)]), 2, width=8)
+    for scripted in (False, True):
+        module = torch.jit.script(generator) if scripted else generator
+        with pytest.raises(RuntimeError, match="importance must not contain NaN"):
+            module.masks(torch.tensor([[0.2, float("nan"), 0.9]]))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4), (2, 2), (2, 3, 1)])
+def test_importance_of_another_shape_is_refused(shape):
+    generator = GenCNP(make_sites([(3,)]), 2, width=8)
+    with pytest.raises(ValueError, match=r"GenCNP: importance must be \[N, 3\], got \["):
+        generator.masks(torch.rand(shape))
+
+
+def test_another_number_of_features_is_refused():
+    sites = make_sites([(3,), (4,)])
+    generator = GenCNP(sites, 2, width=8)
+    features = make_features(sites)
+    for wrong in (features[:1], features + features[:1], []):
+        with pytest.raises(ValueError, match=rf"one map per site \(2\), got {len(wrong)}"):
+            generator(wrong)
+
+
+# --------------------------------------------------------- scripting
+
+
+def test_scripted_generator_gives_the_same(granularity):
+    sites = make_sites(SHAPES, granularity)
+    generator = GenCNP(sites, 3, width=8, layers=2, min_keep=0.3, start=0.0)
+    features = make_features(sites)
+    generator(features)
+    generator.eval()
+    scripted = torch.jit.script(generator)
+    for rows in (4, 1):
+        batch = [feature[:rows] for feature in features]
+        with torch.no_grad():
+            importance, logits = generator(batch)
+            for _ in range(2):  # the second run is the optimised one
+                again = scripted(batch)
+            torch.testing.assert_close(again[0], importance, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(again[1], logits, rtol=1e-5, atol=1e-6)
+            assert torch.equal(scripted.masks(importance), generator.masks(importance))
+
+
+# --------------------------------------------------------- files
+
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+@pytest.fixture
+def target():
+    torch.manual_seed(0)
+    return GatedTarget(Net(), torch.zeros(2, 4))
+
+
+def test_file_round_trip(target, tmp_path, granularity):
+    sites = make_sites(SHAPES, granularity)
+    generator = GenCNP(sites, 3, width=8, heads=2, pool=3, min_keep=0.2, sigma=1.5, start=1.0)
+    features = make_features(sites)
+    generator(features)  # running statistics are saved too
+    generator.save(tmp_path / "g.safetensors")
+    loaded = GenCNP.load(tmp_path / "g.safetensors")
+    assert not loaded.training
+    assert loaded.sites == sites
+    assert loaded.config == generator.config
+    with torch.no_grad():
+        expected = generator.eval()(features)
+        found = loaded(features)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+def test_generator_of_another_target_is_refused(target, tmp_path):
+    path = tmp_path / "g.safetensors"
+    GenCNP(target.sites, 3, width=8).save(path, target.fingerprint)
+    assert GenCNP.load(path, target).sites == target.sites
+    other = GatedTarget(Net(), torch.zeros(2, 4))
+    with pytest.raises(ValueError) as error:
+        GenCNP.load(path, other)
+    assert target.fingerprint in str(error.value)
+    assert other.fingerprint in str(error.value)
+    GenCNP(target.sites, 3, width=8).save(path)
+    with pytest.raises(ValueError, match="records no target"):
+        GenCNP.load(path, target)
+
+
+def test_files_that_are_no_generators(target, tmp_path):
+    path = tmp_path / "g.safetensors"
+    with pytest.raises(FileNotFoundError):
+        GenCNP.load(path)
+    path.write_bytes(b"not a safetensors file")
+    with pytest.raises(ValueError, match="damaged or not a safetensors file"):
+        GenCNP.load(path)
+    generator = GenCNP(target.sites, 3, width=8)
+    generator.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    with pytest.raises(ValueError, match="damaged"):
+        GenCNP.load(path)
+    path.write_bytes(whole[:-4] + b"\x00\x01\x02\x03")
+    with pytest.raises(ValueError, match="damaged"):
+        GenCNP.load(path)
+    write_safetensors(path, {}, kind="pathway", version=1, header={})
+    with pytest.raises(ValueError, match="must be a generator file, got a pathway file"):
+        GenCNP.load(path)
+    write_safetensors(path, generator.state_dict(), kind="generator", version=99, header={})
+    with pytest.raises(ValueError, match="format version 1 or older, got 99"):
+        GenCNP.load(path)
+
+
+@pytest.mark.parametrize(
+    "header, tensors",
+    [
+        ({"sites": None}, True),
+        ({"sites": "{}"}, True),
+        ({"sites": "no json"}, True),
+        ({"config": None}, True),
+        ({"config": "no json"}, True),
+        ({"config": "[]"}, True),
+        ({"config": "{}"}, True),
+        ({"config": '{"num_classes": 3, "width": 7}'}, True),
+        ({"config": '{"num_classes": 3, "width": 8, "depth": 2}'}, True),
+        ({"config": '{"num_classes": 4, "width": 8}'}, True),
+        ({}, False),
+    ],
+)
+def test_incomplete_generator_files(target, tmp_path, header, tensors):
+    path = tmp_path / "g.safetensors"
+    generator = GenCNP(target.sites, 3, width=8)
+    generator.save(path)
+    _, good = read_safetensors(path, kind="generator", version=1)
+    header = {key: value for key, value in {**good, **header}.items() if value is not None}
+    contents = generator.state_dict() if tensors else {}
+    write_safetensors(path, contents, kind="generator", version=1, header=header)
+    with pytest.raises(ValueError, match="is not a complete generator file"):
+        GenCNP.load(path)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"width": 0}, "width must be a positive multiple of heads, got width=0, heads=4"),
+        ({"width": 10}, "width must be a positive multiple of heads, got width=10, heads=4"),
+        ({"heads": 0}, "width must be a positive multiple of heads, got width=64, heads=0"),
+        ({"layers": 0}, "layers and pool must be at least 1, got layers=0, pool=4"),
+        ({"pool": 0}, "layers and pool must be at least 1, got layers=1, pool=0"),
+        ({"min_keep": -0.1}, r"min_keep must be in \[0, 1\], got -0.1"),
+        ({"min_keep": 1.5}, r"min_keep must be in \[0, 1\], got 1.5"),
+        ({"min_keep": math.nan}, r"min_keep must be in \[0, 1\], got nan"),
+        ({"sigma": 0.0}, "sigma and gamma must be positive, got sigma=0.0, gamma=2.0"),
+        ({"gamma": -1.0}, "sigma and gamma must be positive, got sigma=1.0, gamma=-1.0"),
+    ],
+)
+def test_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        GenCNP(make_sites([(3,)]), **{"num_classes": 2, **settings})
+
+
+def test_no_sites():
+    with pytest.raises(ValueError, match="sites must hold at least one site, got none"):
+        GenCNP(Sites([]), 2)
+
+
+# --------------------------------------------------------- parts
+
+
+def test_deep_features_reach_shallow_importance_and_the_other_way_round():
+    """Class information of deep sites must reach shallow ones, and shallow patterns deep ones."""
+    sites = make_sites([(4, 8, 8), (5, 4, 4), (6,)])
+    generator = GenCNP(sites, 3, width=16).eval()
+    features = [feature.requires_grad_() for feature in make_features(sites, rows=1)]
+    importance, logits = generator(features)
+    for part in [*sites.split(importance), logits]:
+        for gradient in torch.autograd.grad(part.std(), features, retain_graph=True):
+            assert gradient.abs().sum() > 0
+
+
+def test_position_reaches_unit_scores_only():
+    shape = (2, 8, 8)
+    feature = torch.zeros(1, *shape)
+    feature[0, 0, 1, 6] = 5.0
+    unit = GenCNP(make_sites([shape], "unit"), 2, width=8, start=0.0).eval()
+    importance = unit([feature])[0].view(shape)
+    background = importance[:, 5, 2]
+    assert ((importance[:, 1, 6] - background).abs() > 1e-4).all()
+    moved = GenCNP(make_sites([shape]), 2, width=8, pool=1, start=0.0).eval()
+    torch.testing.assert_close(moved([feature])[0], moved([feature.roll(3, 2)])[0])
+
+
+def test_parts_stand_alone():
+    features = [torch.randn(2, 3, 9, 5), torch.randn(2, 4)]
+    codes, maps = FeatureEmbedders([3, 4], width=8, pool=2)(features)
+    assert codes.shape == (2, 2, 8)
+    assert [tuple(m.shape) for m in maps] == [(2, 8, 2, 2), (2, 8, 1, 1)]
+    codes, class_code, logits = PathwayDistillation(2, 8, 5, layers=1, heads=2)(codes)
+    assert (codes.shape, class_code.shape, logits.shape) == ((2, 2, 8), (2, 8), (2, 5))
+    scores = PathwayDecoders([3, 4], 8, unit=False, start=7.0)(codes, class_code, maps)
+    assert [tuple(score.shape) for score in scores] == [(2, 3), (2, 4)]
+    assert torch.cat(scores, 1).mean().item() == pytest.approx(7.0, abs=0.3)
