@@ -27,9 +27,10 @@ from pathways.training.data import load_images
 
 SETTINGS = TrainingConfig(
     steps=2500,
-    sparsity=1.0,
-    specificity=2.0,
+    sparsity=1.5,
+    specificity=3.0,
     generator={"min_keep": 0.1},
+    target_bfloat16=True,
 )
 
 
