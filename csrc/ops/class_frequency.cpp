@@ -1,9 +1,7 @@
-#include <torch/csrc/stable/library.h>
+#include "schema.h"
 
 // How often each neuron is in the pathways of each class.
-STABLE_TORCH_LIBRARY_FRAGMENT(pathways, m)
-{
-  m.def(
-      "class_frequency(Tensor words, Tensor labels, int num_classes, int size) "
-      "-> Tensor");
-}
+PATHWAYS_SCHEMAS({
+    "class_frequency(Tensor words, Tensor labels, int num_classes, int size) "
+    "-> Tensor",
+});

@@ -1,8 +1,8 @@
-#include <torch/csrc/stable/library.h>
+#include "schema.h"
 
 // Overlap of every row of one set of packed pathways with every row of another.
-STABLE_TORCH_LIBRARY_FRAGMENT(pathways, m)
-{
-  m.def("pairwise_intersection(Tensor a, Tensor b) -> Tensor");
-  m.def("pairwise_iou(Tensor a, Tensor b) -> Tensor");
-}
+PATHWAYS_SCHEMAS({
+    "pairwise_intersection(Tensor a, Tensor b) -> Tensor",
+
+    "pairwise_iou(Tensor a, Tensor b) -> Tensor",
+});

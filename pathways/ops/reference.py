@@ -114,7 +114,9 @@ def binarize(importance: Tensor, sigma: float = 1.0, gamma: float = 2.0) -> Tens
         tensor([0., 0., 1.])
     """
     dtype = _compute_dtype(importance.dtype)
-    x = importance.to(dtype).clamp(0, 1)
+    # Not torch.clamp: releases of torch differ in its gradient exactly at the bounds.
+    x = importance.to(dtype)
+    x = torch.where(x < 0, torch.zeros_like(x), torch.where(x > 1, torch.ones_like(x), x))
     floor = x.detach().floor()
     r = x - floor
     # Distance scores exp(-|r - q|) of the levels q = 0 and q = 1, for r in [0, 1).

@@ -38,7 +38,7 @@ def test_no_python_symbol():
 
 
 def test_needed_libraries():
-    """No libpython, no libtorch_python and nothing of CUDA: it loads under a torch that has none."""
+    """No libpython, no libtorch_python, nothing of CUDA: it loads under a torch without CUDA."""
     readelf = shutil.which("readelf")
     if readelf is None:
         pytest.skip("readelf is not installed")
@@ -71,6 +71,14 @@ def test_build_info():
     assert info["torch_target"] == ".".join(map(str, _library.OLDEST_TORCH))
     assert re.match(r"\d+\.\d+", info["torch_headers"])
     assert (info["cuda"] is None) == (info["cuda_architectures"] == [])
+
+
+def test_tags():
+    """torch.compile may rely on the fake kernels; torch 2.11 cannot be told."""
+    for name in OPS:
+        tags = getattr(torch.ops.pathways, name).default.tags
+        old = torch.__version__.startswith("2.11")
+        assert tags == ([] if old else [torch.Tag.pt2_compliant_tag])
 
 
 def run_python(code, **environment):

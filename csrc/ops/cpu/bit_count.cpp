@@ -51,7 +51,14 @@ count_avx512(const uint64_t* a, const uint64_t* b, int64_t width) {
                          _mm512_maskz_loadu_epi64(rest, b + w));
     counts = _mm512_add_epi64(counts, _mm512_popcnt_epi64(both));
   }
-  return _mm512_reduce_add_epi64(counts);
+  // Not _mm512_reduce_add_epi64: g++ 12 warns inside its own header about it.
+  alignas(64) int64_t lanes[8];
+  _mm512_store_si512(lanes, counts);
+  int64_t count = 0;
+  for (const int64_t lane : lanes) {
+    count += lane;
+  }
+  return count;
 }
 #elif defined(__aarch64__)
 int64_t count_neon(const uint64_t* a, const uint64_t* b, int64_t width) {
