@@ -34,7 +34,9 @@ class Output:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         self.interrupted = "interrupted; nothing was changed"
-        self.screen = Console(soft_wrap=False, highlight=False)
+        # Without a terminal there is no width to keep to, and 80 columns break every table.
+        width = None if sys.stdout.isatty() else 120
+        self.screen = Console(soft_wrap=False, highlight=False, width=width)
         self.notes = Console(stderr=True, highlight=False)
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}

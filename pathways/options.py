@@ -49,11 +49,11 @@ def numbers(option: str, text: str, channels: int) -> list[float]:
     return values * channels if len(values) == 1 else values
 
 
-def integers(option: str, text: str, count: int, separator: str = ",") -> list[int]:
-    parts = text.split(separator)
+def integers(option: str, text: str, count: int) -> list[int]:
+    """Positive integers separated by commas."""
+    parts = text.split(",")
     if len(parts) != count or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        example = separator.join(["3", "32", "32"][-count:])
-        raise ValueError(f"{option} must be {count} positive integers like {example}, got {text!r}")
+        raise ValueError(f"{option} must be {count} positive integers like 3,32,32, got {text!r}")
     return [int(part) for part in parts]
 
 
@@ -94,9 +94,10 @@ def image_side(target: str, size: str | None) -> int | None:
 
 def parsed_size(size: str) -> list[int]:
     """Height and width of ``224`` or ``224x160``."""
-    if "x" in size:
-        return integers("--size", size, 2, "x")
-    return integers("--size", size, 1) * 2
+    parts = size.split("x")
+    if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"--size must be a side or height x width, got {size!r}")
+    return [int(part) for part in parts] * (3 - len(parts))
 
 
 def training_config(settings: list[str] | None, **named: Any) -> TrainingConfig:

@@ -40,7 +40,7 @@ from pathways.runs import (
 from pathways.target import GatedTarget
 from pathways.training.config import TrainingConfig
 from pathways.training.data import Images, as_float, load_images
-from pathways.training.fit import fit
+from pathways.training.fitting import fit
 
 METRICS = "metrics.json"
 EXPLAINER = "explainer.pt"
@@ -349,6 +349,7 @@ def save_evaluation(
         list of Path: the files written.
     """
     out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
     own = next(iter(evaluations.values()))
     report = {
         name: {"metrics": json_metrics(evaluation.metrics()), **evaluation.details()}

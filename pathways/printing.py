@@ -49,7 +49,7 @@ def show_files(output: Output, folder: Path) -> None:
 
 def show_explanations(output: Output, results: list[dict[str, Any]]) -> None:
     table = Table()
-    for name in ("image", "predicted", "pathway alone", "kept", "most important", "picture"):
+    for name in ("image", "predicted", "pathway alone", "kept", "most important"):
         table.add_column(name, overflow="fold")
     for result in results:
         predicted, gated = result["predicted"], result["gated"]
@@ -59,9 +59,10 @@ def show_explanations(output: Output, results: list[dict[str, Any]]) -> None:
             f"{gated['name']} {gated['probability']:.3f}",
             f"{result['kept']:.3f}",
             ", ".join(f"{entry['site']}:{entry['channel']}" for entry in result["top"][:3]),
-            result["files"]["picture"],
         )
     output.show(table)
+    folders = sorted({str(Path(result["files"]["picture"]).parent) for result in results})
+    output.show(f"Pictures, JSON and pathways are in {', '.join(folders)}.")
 
 
 def show_overlap(output: Output, result: dict[str, Any]) -> None:

@@ -1,0 +1,164 @@
+"""Every command on a toy run: what it prints, what it writes, and that --json is JSON alone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from pathways import ClassPathways, Pathway
+from pathways.runs import Run
+
+
+def test_version_and_help(trained):
+    import pathways
+
+    assert trained.call("--version").stdout.strip() == f"pathways {pathways.__version__}"
+    for name in ("demo", "sites", "fit", "evaluate", "explain", "export", "overlap"):
+        result = trained.call(name, "--help")
+        assert result.exit_code == 0
+        assert "--json" in result.stdout
+
+
+def test_sites_prints_the_table(trained):
+    result = trained.call("sites", "--target", f"{trained.toy}:net", "--shape", "1,8,8")
+    assert result.exit_code == 0
+    assert "8x8x8" in result.stdout
+    assert result.stdout.strip().splitlines()[-1].split() == ["total", "24"]
+
+
+def test_sites_as_json_takes_shape_from_data_and_selects(trained):
+    value = trained.json(
+        "sites", "--target", f"{trained.toy}:net", "--data", f"{trained.toy}:data",
+        "--sites", "1", "--sites", "8", "--granularity", "unit",
+    )  # fmt: skip
+    assert [site["name"] for site in value["sites"]] == ["1", "8"]
+    assert value["neurons"] == 8 * 8 * 8 + 8
+    assert value["classes"] == 3
+    assert value["granularity"] == "unit"
+
+
+def test_fit_writes_a_run_that_opens(trained):
+    run = Run.open(trained.run)
+    assert run.classes == ("left", "right", "low")
+    assert run.description.image_shape == (1, 8, 8)
+    assert run.preprocessing.to_json()["mean"] == [0.5]
+    explanation = run.explainer(run.preprocessing(run.example_images()))
+    assert explanation.pathway.fingerprint == run.description.fingerprint
+    assert (trained.run / "log" / "metrics.csv").is_file()
+    assert json.loads((trained.run / "training.json").read_text())["steps"] == 12
+
+
+def test_fit_as_json(trained, tmp_path):
+    value = trained.json(*trained.fit_arguments(tmp_path / "r", steps=2), "--seed", "3")
+    assert value["config"]["steps"] == 2
+    assert value["config"]["seed"] == 3
+    assert value["config"]["generator"] == {"width": 8, "min_keep": 0.1}
+    assert value["neurons"] == 24
+    assert value["fingerprint"] == Run.open(trained.run).description.fingerprint
+
+
+def test_fit_on_fewer_images_is_recorded(trained, tmp_path):
+    out = tmp_path / "few"
+    assert trained.call(*trained.fit_arguments(out, 2), "--train-images", "40").exit_code == 0
+    assert len(Run.open(out).images.train) == 40
+
+
+def test_evaluate_with_baselines(project):
+    result = project.call("evaluate", project.run, "--baselines", "random,agnostic")
+    assert result.exit_code == 0, result.output
+    for word in ("wrong_class_flip", "blank_hit", "leak controls", "generator", "agnostic"):
+        assert word in result.stdout
+    report = json.loads((project.run / "evaluation.json").read_text())
+    assert list(report["methods"]) == ["generator", "random", "agnostic"]
+    assert report["classes"] == ["left", "right", "low"]
+    for name in ("overlap.png", "transfer.png", "training.png", "class_pathways.safetensors"):
+        assert (project.run / name).stat().st_size > 0
+    classes = ClassPathways.load(project.run / "class_pathways.safetensors")
+    assert classes.fingerprint == Run.open(project.run).description.fingerprint
+
+
+def test_evaluate_as_json_into_another_folder(project, tmp_path):
+    from pathways.evaluation import METRICS
+
+    out = tmp_path / "results"
+    value = project.json("evaluate", project.run, "--out", out, "--test-images", "30")
+    assert set(value["methods"]["generator"]) == set(METRICS)
+    assert (out / "evaluation.json").is_file()
+    assert not (project.run / "evaluation.json").exists()
+
+
+def test_explain_writes_picture_json_and_pathways(project, image_file):
+    value = project.json(
+        "explain", project.run, image_file, "--test", "2", "--top", "3", "--class", "low"
+    )
+    first, second = value["explanations"]
+    assert set(first) == {
+        "image", "predicted", "gated", "gated_probability_of_predicted", "agrees", "kept",
+        "neurons", "sites", "top", "files", "maps_for",
+    }  # fmt: skip
+    assert set(first["predicted"]) == set(first["gated"]) == {"class", "name", "probability"}
+    assert first["predicted"]["name"] in ("left", "right", "low")
+    assert set(first["sites"][0]) == {"site", "activation", "shape", "kept", "neurons", "top"}
+    assert first["maps_for"] == {"class": 2, "name": "low"}
+    assert len(first["top"]) <= 3
+    assert second["image"] == "test_0002"
+    for entry in value["explanations"]:
+        assert json.loads(Path(entry["files"]["json"]).read_text()) == entry
+        assert Path(entry["files"]["picture"]).read_bytes()[:4] == b"\x89PNG"
+    run = Run.open(project.run)
+    saved = Pathway.load(first["files"]["pathways"], run.target)
+    assert len(saved) == 2
+    assert saved.sizes().tolist() == [e["neurons"]["kept"] for e in value["explanations"]]
+    again = run.explainer(run.preprocessing(run.images.test[2:3].float() / 255))
+    assert saved[1] == again.pathway
+
+
+def test_explain_prints_a_table(project, image_file):
+    result = project.call("explain", project.run, image_file, image_file)
+    assert result.exit_code == 0, result.output
+    assert "pathway alone" in result.stdout
+    # The second image of the same name must not overwrite the first one's picture.
+    assert (project.run / "explanations" / "photo.png").is_file()
+    assert (project.run / "explanations" / "photo-2.png").is_file()
+
+
+def test_export_gives_the_runs_explanations(project, evaluated, tmp_path):
+    out = tmp_path / "explainer.pt"
+    shutil.copy(evaluated / "class_pathways.safetensors", project.run)
+    value = project.json("export", project.run, "--out", out)
+    assert value["format"] == "torchscript"
+    assert value["class_pathways"] is True
+    assert value["bytes"] == out.stat().st_size
+    assert value["largest_difference"] < 1e-5
+    from pathways.export import load_scripted
+
+    run = Run.open(project.run)
+    images = run.images.test[:5].float() / 255
+    logits, gated_logits, importance, words = load_scripted(out)(images)
+    eager = run.explainer(run.preprocessing(images))
+    torch.testing.assert_close(logits, eager.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(gated_logits, eager.gated_logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(importance, eager.importance, atol=1e-5, rtol=0)
+    assert torch.equal(words, eager.pathway.words)
+
+
+def test_overlap_of_one_file_and_of_two(project, evaluated, tmp_path):
+    file = tmp_path / "class_pathways.safetensors"
+    shutil.copy(evaluated / "class_pathways.safetensors", file)
+    alone = project.json("overlap", file)
+    assert alone["rows"] == ["left", "right", "low"]
+    assert alone["same_name_iou"] is None
+    matrix = torch.tensor(alone["iou"])
+    assert torch.equal(matrix.diagonal(), torch.ones(3))
+    off = matrix[~torch.eye(3, dtype=torch.bool)].mean()
+    assert alone["different_name_iou"] == pytest.approx(float(off))
+    assert [row["site"] for row in alone["sites"]] == ["1#0", "4#0", "8#0"]
+    assert (tmp_path / "class_pathways-overlap.png").is_file()
+
+    both = project.json("overlap", file, file, "--out", tmp_path / "o.png")
+    assert both["same_name_iou"] == 1.0
+    assert both["iou"] == alone["iou"]
+    result = project.call("overlap", file, file, "--out", tmp_path / "o.png")
+    assert "same name" in result.stdout
