@@ -474,7 +474,7 @@ class GatedTarget:
             if mode.inside > 0:
                 return output
             name = type(module).__name__
-            if not isinstance(output, Tensor):
+            if not isinstance(output, Tensor | fx.Proxy):  # a proxy while torch.fx traces
                 raise TypeError(
                     f"GatedTarget: activation_modules must return tensors, {name} returned "
                     f"{type(output).__name__}"
