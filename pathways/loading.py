@@ -198,7 +198,7 @@ def _check_cached(spec: str, url: str) -> None:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if not cached.is_file():
         raise FileNotFoundError(
-            f"target {spec}: its weights are not here and nothing is downloaded silently; "
+            f"target {spec}: its weights are not on this machine and are not downloaded unasked; "
             f"fetch {url} to {cached}, or name a state_dict file with --weights"
         )
 
@@ -232,7 +232,7 @@ def _check_timm_weights(spec: str, config: Any) -> None:
             if isinstance(try_to_load_from_cache(repository, file), str):
                 return
         raise FileNotFoundError(
-            f"target {spec}: its weights are not here and nothing is downloaded silently; "
+            f"target {spec}: its weights are not on this machine and are not downloaded unasked; "
             f"fetch them with `hf download {repository}`, or name a state_dict file with --weights"
         )
     url = getattr(config, "url", "")
