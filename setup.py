@@ -29,6 +29,13 @@ def find_torch() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+def run_step(step: str, command: list[str]) -> None:
+    """Run one step of CMake; its own message is the last thing the user reads."""
+    sys.stdout.flush()
+    if subprocess.run(command).returncode != 0:
+        raise SystemExit(f"pathways: the {step} step of CMake failed, see its message above")
+
+
 class BuildWithCMake(build_ext):
     """Configures, builds and installs with CMake, the package directory being the prefix."""
 
@@ -70,11 +77,9 @@ class BuildWithCMake(build_ext):
             f"-DPATHWAYS_CUDA={cuda}",
         ]
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-        subprocess.run(configure, check=True)
-        subprocess.run([cmake, "--build", str(build), "--parallel", jobs], check=True)
-        subprocess.run(
-            [cmake, "--install", str(build), "--prefix", str(package.resolve())], check=True
-        )
+        run_step("configure", configure)
+        run_step("build", [cmake, "--build", str(build), "--parallel", jobs])
+        run_step("install", [cmake, "--install", str(build), "--prefix", str(package.resolve())])
 
     def get_source_files(self) -> list[str]:
         files = [ROOT / "CMakeLists.txt", ROOT / "version.txt"]
