@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+_KINDS: dict[str, Any] = {
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "str": str,
+    "dict[str, Any]": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class TrainingConfig:
             and losses stay in float32. About twice as fast on processors with bfloat16 arithmetic.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value of another type or outside its range.
     """
 
     steps: int = 2000
@@ -56,13 +65,26 @@ class TrainingConfig:
     target_bfloat16: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "validation_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"TrainingConfig: {name} must be at least 1, got {getattr(self, name)}"
-                )
+        for entry in fields(self):
+            value, kind = getattr(self, entry.name), str(entry.type).removesuffix(" | None")
+            if value is None and kind != entry.type:
+                continue
+            if kind in _KINDS and (
+                not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) != (kind == "bool"))
+            ):
+                raise ValueError(f"TrainingConfig: {entry.name} must be {kind}, got {value!r}")
+        # A batch of one has no other class, and BatchNorm no variance.
+        for name, least in (
+            ("steps", 1),
+            ("batch_size", 2),
+            ("validation_every", 1),
+            ("patience", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"TrainingConfig: {name} must be at least {least}, got {value}")
         for name in ("sparsity", "auxiliary", "specificity", "class_similarity", "weight_decay"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"TrainingConfig: {name} must not be negative, got {getattr(self, name)}"
                 )
@@ -75,10 +97,10 @@ class TrainingConfig:
             raise ValueError(
                 f"TrainingConfig: sparsity_mode must be site or neuron, got {self.sparsity_mode!r}"
             )
-        if self.learning_rate <= 0 or self.kl_rate <= 0:
-            raise ValueError("TrainingConfig: learning_rate and kl_rate must be positive")
-        if self.kl_limit is not None and self.kl_limit <= 0:
-            raise ValueError(f"TrainingConfig: kl_limit must be positive, got {self.kl_limit}")
+        for name in ("learning_rate", "kl_rate", "kl_limit"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"TrainingConfig: {name} must be positive, got {value}")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
@@ -89,7 +111,7 @@ class TrainingConfig:
         """Build a configuration from a dictionary.
 
         Raises:
-            ValueError: an unknown setting; the known ones are listed.
+            ValueError: an unknown setting (the known ones are listed), or a value out of range.
         """
         known = {entry.name for entry in fields(cls)}
         unknown = sorted(set(values) - known)

@@ -203,6 +203,10 @@ class GeneratorTraining(lightning.LightningModule):
                 "GeneratorTraining: the checkpoint must belong to the target with fingerprint "
                 f"{self.fingerprint[:16]}, got one of {str(found)[:16]}"
             )
+        # Where the schedule stands, not how long it was meant to be: a resumed run may be longer.
+        for schedule in checkpoint.get("lr_schedulers", []):
+            for name in set(schedule) - {"last_epoch", "_step_count", "_last_lr"}:
+                del schedule[name]
 
 
 def _images(batch: Any) -> Tensor:

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from pathways.files import replace_file
+from pathways.files import check_fingerprint, replace_file
 from pathways.generator import GenCNP
 from pathways.target import GatedTarget
 from pathways.training.config import TrainingConfig
@@ -63,16 +63,23 @@ def fit(
         GenCNP: the trained generator in eval mode.
 
     Raises:
-        ValueError: fewer images than one batch, or a checkpoint of another target.
+        ValueError: fewer than two images, patience without validation, or, to resume from, a
+            damaged checkpoint or one of another target; nothing is written then.
         KeyboardInterrupt: passed on after ``last.ckpt`` is written.
     """
     config = config or TrainingConfig()
     if len(images) < 2:
         raise ValueError(f"fit: images must hold at least 2 inputs, got {len(images)}")
+    if config.patience is not None and validation is None:
+        raise ValueError("fit: patience needs validation images, got none")
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / CHECKPOINT
+    resume = resume and checkpoint.is_file()
     lightning.seed_everything(config.seed, verbose=False)
     module = GeneratorTraining(target, config, blanks)
+    if resume:
+        _check_checkpoint(checkpoint, module.fingerprint)
+    out.mkdir(parents=True, exist_ok=True)
     with replace_file(out / CONFIG) as temporary:
         Path(temporary).write_text(
             json.dumps({"fingerprint": module.fingerprint, **config.to_json()}, indent=2) + "\n"
@@ -88,12 +95,9 @@ def fit(
         num_sanity_val_steps=0,
         enable_progress_bar=progress,
         enable_model_summary=False,
-        callbacks=_callbacks(config, out, validation is not None, progress, callbacks),
+        callbacks=_callbacks(config, out, progress, callbacks),
         gradient_clip_val=1.0,
     )
-    checkpoint = out / CHECKPOINT
-    if resume and not checkpoint.is_file():
-        resume = False
     if resume:
         _keep_log(out)
     train_loader, validation_loader = _loaders(images, validation, config)
@@ -133,17 +137,32 @@ def _loaders(
     return train, DataLoader(TensorDataset(validation), batch_size=config.batch_size)
 
 
-class _SaveOnInterrupt(Callback):
-    """Writes a checkpoint at the very step of a ctrl-C, while the trainer still has its state."""
+class _SaveAtEnd(Callback):
+    """Writes a checkpoint at the last step or at a ctrl-C, while there is a state to write."""
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        trainer.save_checkpoint(self.checkpoint)
 
     def on_exception(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, error: BaseException
     ) -> None:
         if isinstance(error, KeyboardInterrupt):
             trainer.save_checkpoint(self.checkpoint)
+
+
+def _check_checkpoint(path: Path, fingerprint: str) -> None:
+    """Refuse a checkpoint before anything in the folder is touched."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        found = checkpoint["pathways"]["fingerprint"]
+    except Exception as error:  # unpickling fails in many ways
+        raise ValueError(
+            f"fit: {path} is damaged or not a checkpoint of pathways; remove it to start anew"
+        ) from error
+    check_fingerprint(path, found, fingerprint)
 
 
 def _keep_log(out: Path) -> None:
@@ -155,7 +174,7 @@ def _keep_log(out: Path) -> None:
 
 
 def _callbacks(
-    config: TrainingConfig, out: Path, validated: bool, progress: bool, extra: Sequence[Callback]
+    config: TrainingConfig, out: Path, progress: bool, extra: Sequence[Callback]
 ) -> list[Callback]:
     callbacks: list[Callback] = [
         ModelCheckpoint(
@@ -165,12 +184,10 @@ def _callbacks(
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         ),
-        _SaveOnInterrupt(out / CHECKPOINT),
+        _SaveAtEnd(out / CHECKPOINT),
     ]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=10))
     if config.patience is not None:
-        if not validated:
-            raise ValueError("fit: patience needs validation images, got none")
         callbacks.append(EarlyStopping("val_loss", patience=config.patience))
     return [*callbacks, *extra]

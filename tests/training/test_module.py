@@ -1,0 +1,224 @@
+"""GeneratorTraining: the objective, its figures, the leak term's inputs, planted circuits."""
+
+import pytest
+import torch
+from torch import nn
+
+from pathways import ClassPathways, Explainer, GatedTarget
+from pathways.training import GeneratorTraining, TrainingConfig, losses
+
+TINY = {"width": 8, "heads": 2, "min_keep": 0.05}
+
+
+def make_module(target, blanks=None, **settings):
+    return GeneratorTraining(target, TrainingConfig(generator=TINY, **settings), blanks)
+
+
+def train(module, images, steps):
+    """The optimiser steps of a run, without the machinery around them."""
+    configured = module.configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    history = []
+    module.train()
+    for step in range(steps):
+        batch = images[torch.randint(len(images), (module.config.batch_size,))]
+        loss, figures = module.objective(batch, module.sparsity_weight(step))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.generator.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        history.append({**figures, "loss": loss.detach()})
+    return history
+
+
+def test_objective_is_the_sum_of_its_terms(planted):
+    x, _ = planted.images(32)
+    module = make_module(
+        planted.target, specificity=0.0, class_similarity=0.5, auxiliary=0.25, sparsity_mode="site"
+    ).eval()
+    loss, figures = module.objective(x, 3.0)
+    logits, features = planted.target.features(x)
+    importance, auxiliary = module.generator(features)
+    mask = module.generator.masks(importance)
+    gated = planted.target.gated(x, mask)
+    expected = (
+        losses.distillation(logits, gated)
+        + 3.0 * losses.sparsity(mask, planted.target.sites.sizes)
+        + 0.25 * losses.distillation(logits, auxiliary)
+        + 0.5 * losses.class_similarity(importance, logits.argmax(1))
+    )
+    torch.testing.assert_close(loss, expected)
+    assert set(figures) == {"kl", "kept", "agreement"}
+    assert figures["kept"] == mask.mean()
+    assert figures["agreement"] == (gated.argmax(1) == logits.argmax(1)).float().mean()
+    torch.testing.assert_close(figures["kl"], losses.distillation(logits, gated))
+    assert not any(figure.requires_grad for figure in figures.values())
+
+
+def test_an_open_generator_has_no_kl_and_no_leak(planted):
+    x, _ = planted.images(32)
+    loss, figures = make_module(planted.target, specificity=2.0, auxiliary=0.0).objective(x, 0.5)
+    assert figures["kept"] == 1
+    assert figures["agreement"] == 1
+    assert figures["kl"].item() == pytest.approx(0, abs=1e-6)
+    assert figures["leak"].item() == pytest.approx(0, abs=1e-6)
+    assert figures["flip"] == 0
+    assert loss.item() == pytest.approx(0.5, abs=1e-5)
+
+
+def test_leak_of_masks_that_decide(planted, monkeypatch):
+    """Masks that switch the background off and one class on, whatever the input."""
+    net = nn.Sequential(nn.Linear(15, 3), nn.Softplus(), nn.Linear(3, 3), nn.ReLU())
+    with torch.no_grad():
+        net[2].weight.copy_(torch.eye(3) * 10)
+        net[2].bias.fill_(5.0)
+    target = GatedTarget(net, torch.zeros(2, 15))
+    x = torch.randn(64, 15)
+    module = make_module(target, specificity=1.0, auxiliary=0.0, blank_share=0.5)
+    classes = target(x).argmax(1)
+    assert len(classes.unique()) > 1
+    monkeypatch.setattr(
+        module.generator, "masks", lambda importance: nn.functional.one_hot(classes, 3).float()
+    )
+    _, figures = module.objective(x, 0.0)
+    assert figures["flip"] == 1
+    assert figures["leak"] > 1
+    assert figures["agreement"] == 1
+
+
+def test_foreign_inputs_meet_masks_of_other_classes(planted):
+    x, labels = planted.images(50)
+    module = make_module(planted.target, blank_share=0.0)
+    logits = planted.target(x)
+    for _ in range(5):
+        foreign, reference, other = module._foreign_inputs(x, logits, labels)
+        assert torch.equal(foreign, x)
+        assert torch.equal(reference, logits)
+        assert (labels[other] != labels).all()
+    assert len(other.unique()) > 10
+
+
+def test_a_share_of_the_foreign_inputs_is_content_free(planted):
+    x, labels = planted.images(40)
+    module = make_module(planted.target, blank_share=0.25)
+    foreign, reference, other = module._foreign_inputs(x, planted.target(x), labels)
+    assert len(foreign) == len(other) == 40
+    changed = (foreign != x).any(1)
+    assert changed.tolist() == [False] * 30 + [True] * 10
+    torch.testing.assert_close(reference, planted.target(foreign))
+    everything = make_module(planted.target, blank_share=1.0)
+    foreign, _, _ = everything._foreign_inputs(x, planted.target(x), labels)
+    assert (foreign != x).any(1).all()
+
+
+def test_a_batch_of_one_class_has_no_leak_term(planted):
+    x, labels = planted.images(64)
+    x = x[labels == 1]
+    module = make_module(planted.target, specificity=2.0)
+    loss, figures = module.objective(x, 1.0)
+    loss.backward()
+    assert figures["leak"] == 0
+    assert figures["flip"] == 0
+    assert torch.isfinite(loss)
+
+
+def test_content_free_images():
+    class Net(nn.Sequential):
+        def __init__(self):
+            super().__init__(
+                nn.Conv2d(2, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                nn.Linear(3, 2),
+            )  # fmt: skip
+
+    x = torch.randn(20, 2, 6, 6)
+    blanks = torch.stack([torch.full((2, 6, 6), value) for value in (-7.0, 7.0)])
+    target = GatedTarget(Net(), x)
+    noise = make_module(target)._content_free(x, 10)
+    assert noise.shape == (10, 2, 6, 6)
+    for i in range(5):  # pixels in another order: the same values in every channel
+        assert torch.equal(noise[i].flatten(1).sort(1)[0], x[i].flatten(1).sort(1)[0])
+        assert not torch.equal(noise[i], x[i])
+    mixed = make_module(target, blanks)._content_free(x, 200 // 10)
+    constant = mixed.flatten(1).std(1) == 0
+    assert 0 < constant.sum() < 20
+    assert set(mixed[constant][:, 0, 0, 0].tolist()) <= {-7.0, 7.0}
+    assert make_module(target)._content_free(x, 1).shape == (1, 2, 6, 6)
+
+
+def test_sparsity_weight_warms_up_linearly(planted):
+    module = make_module(planted.target, steps=100, sparsity=3.0, sparsity_warmup=0.2)
+    assert module.sparsity_weight(0) == pytest.approx(3 / 20)
+    assert module.sparsity_weight(9) == pytest.approx(1.5)
+    assert module.sparsity_weight(19) == module.sparsity_weight(99) == 3.0
+    assert make_module(planted.target, sparsity_warmup=0.0).sparsity_weight(0) == 1.0
+
+
+def test_objective_trains_the_generator_and_not_the_target(planted):
+    x, _ = planted.images(32)
+    module = make_module(planted.target)
+    loss, _ = module.objective(x, 1.0)
+    loss.backward()
+    # The maps of linear sites are single cells: there is nothing to reduce.
+    without = {name for name, p in module.generator.named_parameters() if p.grad is None}
+    assert all(name.startswith("embedders.block.") for name in without)
+    assert all(p.grad is None for p in planted.target.model.parameters())
+    assert all(p.requires_grad for p in planted.target.model.parameters())
+    assert not any("target" in name for name in module.state_dict())
+
+
+def test_target_in_bfloat16(planted):
+    x, _ = planted.images(32)
+    loss, figures = make_module(planted.target, target_bfloat16=True).objective(x, 1.0)
+    assert loss.dtype == torch.float32
+    assert figures["agreement"] == 1
+    loss.backward()
+
+
+def test_batches_with_and_without_labels(planted):
+    from pathways.training.module import _images
+
+    x, labels = planted.images(4)
+    for batch in (x, (x, labels), [x], [x, labels]):
+        assert torch.equal(_images(batch), x)
+
+
+@pytest.mark.parametrize("settings", [{}, {"sparsity_mode": "neuron", "class_similarity": 0.2}])
+def test_training_reduces_the_objective(planted, settings):
+    x, _ = planted.images(256)
+    module = make_module(
+        planted.target, steps=90, batch_size=32, learning_rate=5e-3, sparsity_warmup=0.0, **settings
+    )
+    history = train(module, x, 90)
+    first, last = history[0]["loss"], torch.stack([h["loss"] for h in history[-10:]]).mean()
+    assert last < 0.8 * first
+    assert history[-1]["kept"] < 0.8
+
+
+def test_training_finds_planted_circuits(planted):
+    """Recall, and pathways of a class alike and unlike those of others."""
+    x, _ = planted.images(512)
+    config = TrainingConfig(
+        steps=250, batch_size=32, sparsity=1.0, sparsity_warmup=0.6,
+        generator={"width": 32, "min_keep": 0.05},
+    )  # fmt: skip
+    module = GeneratorTraining(planted.target, config)
+    train(module, x, 250)
+    test, labels = planted.images(150, seed=1)
+    explanation = Explainer(planted.target, module.generator)(test)
+    assert torch.equal(explanation.predictions, labels)
+    mask, circuit = explanation.pathway.mask(), planted.circuit[labels]
+    assert ((mask & circuit).sum() / circuit.sum()).item() > 0.95
+    distractors = torch.cat([part[:, 9:] for part in planted.target.sites.split(mask)], 1)
+    assert distractors.float().mean() < 0.05
+    agreement = (explanation.gated_predictions == labels).float().mean()
+    assert agreement > 0.85
+    iou = explanation.pathway.pairwise_iou()
+    same = labels[:, None] == labels[None]
+    assert iou[same].mean() > 0.9
+    assert iou[~same].mean() < iou[same].mean() - 0.2
+    # One example of a class is enough to transfer its pathway.
+    first = torch.stack([(labels == c).nonzero()[0, 0] for c in range(3)])
+    classes = ClassPathways.from_pathways(explanation.pathway[first], labels[first], num_classes=4)
+    transferred = Explainer(planted.target, module.generator).transfer(test, classes)
+    assert (transferred.argmax(1) == labels).float().mean() > agreement - 0.1
