@@ -179,8 +179,10 @@ class GeneratorTraining(lightning.LightningModule):
             lr=self.config.learning_rate,
             weight_decay=self.config.weight_decay,
         )
+        # Not ten: OneCycleLR divides by zero where its warm-up is a single step.
+        total = max(self.config.steps, 11)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.config.learning_rate, total_steps=self.config.steps, pct_start=0.1
+            optimizer, self.config.learning_rate, total_steps=total, pct_start=0.1
         )
         return {
             "optimizer": optimizer,

@@ -282,6 +282,18 @@ def test_arguments(planted, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 9, 10, 11, 20])
+def test_any_number_of_steps_has_a_schedule(planted, steps):
+    module = GeneratorTraining(planted.target, settings(steps=steps))
+    configured = module.configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    for step in range(steps):
+        assert 0 < schedule.get_last_lr()[0] <= module.config.learning_rate
+        optimizer.step()
+        if step < steps - 1:
+            schedule.step()
+
+
 def test_fewer_images_than_a_batch(planted, tmp_path):
     x, _ = planted.images(5)
     steps = Steps()
