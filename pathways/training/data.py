@@ -8,6 +8,8 @@ import importlib.util
 import io
 import os
 import struct
+import sys
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +62,24 @@ class Images:
                 )
             if not (images.is_floating_point() or images.dtype == torch.uint8):
                 raise ValueError(f"Images: {part} must be uint8 or floating, got {images.dtype}")
+            if images.is_floating_point() and images.numel():
+                low, high = (value.item() for value in images.aminmax())
+                # Resizing may overshoot a little; images in 0..255 are what this is to find.
+                if not (low > -0.1 and high < 1.1):
+                    raise ValueError(
+                        f"Images: {part} must be uint8 or floating in [0, 1], "
+                        f"got values from {low:g} to {high:g}"
+                    )
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
                 raise ValueError(
                     f"Images: {part} labels must be in [0, {len(self.classes)}), "
                     f"got {int(labels.min())}..{int(labels.max())}"
                 )
+        if self.train.shape[1:] != self.test.shape[1:]:
+            raise ValueError(
+                f"Images: train and test must be of one shape, "
+                f"got {tuple(self.train.shape[1:])} and {tuple(self.test.shape[1:])}"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -142,7 +157,8 @@ def load_factory(spec: str) -> Callable[..., Any]:
     """The callable that ``module:name`` or ``file.py:name`` names. This runs the module's code.
 
     Raises:
-        ValueError: no such module, file or name.
+        FileNotFoundError: no such file.
+        ValueError: no such module or name.
     """
     source, _, name = spec.rpartition(":")
     if not source or not name:
@@ -151,14 +167,17 @@ def load_factory(spec: str) -> Callable[..., Any]:
         path = Path(source)
         if not path.is_file():
             raise FileNotFoundError(f"{spec}: there is no file {source}")
-        loader = importlib.util.spec_from_file_location(path.stem, path)
+        # Under a name of its own: the file may be called like a module in use.
+        loader = importlib.util.spec_from_file_location(f"pathways_factory_{path.stem}", path)
         assert loader is not None and loader.loader is not None  # a .py file always has a loader
         module = importlib.util.module_from_spec(loader)
+        # Dataclasses and pickle look a module up by its name.
+        sys.modules[loader.name] = module
         loader.loader.exec_module(module)
     else:
         try:
             module = importlib.import_module(source)
-        except ModuleNotFoundError as error:
+        except (ModuleNotFoundError, TypeError) as error:  # TypeError: a relative name
             raise ValueError(f"{spec}: there is no module {source!r} ({error})") from error
     factory = getattr(module, name, None)
     if not callable(factory):
@@ -185,6 +204,7 @@ def _digits(seed: int) -> Images:
 def _held_out(
     images: Tensor, labels: Tensor, classes: tuple[str, ...], seed: int, share: float = 0.2
 ) -> Images:
+    Images(images, labels, images[:0], labels[:0], classes)  # checked before they are shuffled
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     images, labels = images[order], labels[order]
     cut = len(images) - max(1, round(share * len(images)))
@@ -196,10 +216,13 @@ def _idx(directory: Path, stem: str) -> np.ndarray[Any, Any]:
         if path.is_file():
             raw = path.read_bytes()
             if path.suffix == ".gz":
-                raw = gzip.decompress(raw)
-            if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
+                try:
+                    raw = gzip.decompress(raw)
+                except (OSError, EOFError, zlib.error) as error:
+                    raise ValueError(f"data: {path} is damaged ({error})") from error
+            dims = raw[3] if len(raw) > 3 else 0
+            if raw[:3] != b"\x00\x00\x08" or len(raw) < 4 + 4 * dims:
                 raise ValueError(f"data: {path} is not an idx file of bytes")
-            dims = raw[3]
             shape = struct.unpack_from(f">{dims}I", raw, 4)
             values = np.frombuffer(raw, np.uint8, offset=4 + 4 * dims)
             if values.size != int(np.prod(shape)):
@@ -230,15 +253,18 @@ def read_image(source: str | os.PathLike[str] | bytes, channels: int = 3) -> Ten
         FileNotFoundError: no such file.
         ValueError: not an image, or damaged.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     name = "image bytes" if isinstance(source, bytes) else os.fspath(source)
     if not isinstance(source, bytes) and not os.path.isfile(source):
         raise FileNotFoundError(f"there is no image file {name}")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.mode.startswith("I"):  # 16 bits of grey, which conversion would clip to 8
+                grey = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
+                image = Image.fromarray(grey.astype(np.uint8))
             array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders of damaged files fail in many ways
         raise ValueError(f"{name} is not a readable image ({error})") from error
     pixels = torch.from_numpy(array.copy())
     return pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1).contiguous()
@@ -246,8 +272,11 @@ def read_image(source: str | os.PathLike[str] | bytes, channels: int = 3) -> Ten
 
 def fit_square(image: Tensor, size: int) -> Tensor:
     """Resize the shorter side of uint8 ``[C, H, W]`` to ``size`` and crop the centre."""
+    short = min(image.shape[1:])
+    # A strip a thousand times longer than wide would be blown up a thousand times before the crop.
+    top, left = ((side - min(side, 4 * short)) // 2 for side in image.shape[1:])
+    image = image[:, top : top + 4 * short, left : left + 4 * short]
     height, width = image.shape[1:]
-    short = min(height, width)
     shape = (max(size, round(height * size / short)), max(size, round(width * size / short)))
     if shape != (height, width):
         resized = torch.nn.functional.interpolate(
@@ -264,14 +293,24 @@ def _image_folder(directory: Path, size: int | None, seed: int) -> Images:
     size = 224 if size is None else size
     split = (directory / "train").is_dir() and (directory / "test").is_dir()
     root = directory / "train" if split else directory
-    classes = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
+    classes = _folders(root)
     if not classes:
         raise ValueError(f"data imagefolder: {root} must hold one folder per class, got none")
     images, labels = _read_folder(root, classes, size)
     if not split:
         return _held_out(images, labels, classes, seed)
+    unknown = sorted(set(_folders(directory / "test")) - set(classes))
+    if unknown:
+        raise ValueError(f"data imagefolder: class {unknown[0]!r} is in test but not in train")
     test, test_labels = _read_folder(directory / "test", classes, size)
     return Images(images, labels, test, test_labels, classes)
+
+
+def _folders(root: Path) -> tuple[str, ...]:
+    """Names of the class folders; hidden ones (``.ipynb_checkpoints``) are none."""
+    return tuple(
+        sorted(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith("."))
+    )
 
 
 def _read_folder(root: Path, classes: tuple[str, ...], size: int) -> tuple[Tensor, Tensor]:
@@ -295,24 +334,28 @@ def _torchvision(rest: str, size: int | None) -> Images:
             "data torchvision: torchvision is not installed; pip install 'pathways[models]'"
         ) from error
     factory = getattr(datasets, name, None)
-    if factory is None:
+    if not callable(factory):
         raise ValueError(f"data torchvision: there is no data set {name!r} in torchvision.datasets")
     parts: list[Tensor] = []
     root = directory or "data"
     for train in (True, False):
         try:
             dataset = factory(root, train=train, download=False)
+        except TypeError as error:
+            raise ValueError(
+                f"data torchvision: {name} must be a data set with a train and a test part and "
+                f"nothing else to choose ({error})"
+            ) from error
         except RuntimeError as error:
             raise FileNotFoundError(
                 f"data torchvision: {name} is not in {root}; download it there yourself with "
                 f"torchvision.datasets.{name}({root!r}, download=True)"
             ) from error
         pixels = [torch.from_numpy(np.array(image)) for image, _ in dataset]
-        stack = torch.stack(
-            [p.unsqueeze(0) if p.dim() == 2 else p.permute(2, 0, 1) for p in pixels]
-        )
+        pixels = [p.unsqueeze(0) if p.dim() == 2 else p.permute(2, 0, 1) for p in pixels]
         if size is not None:
-            stack = torch.stack([fit_square(image, size) for image in stack])
+            pixels = [fit_square(image, size) for image in pixels]
+        stack = _stacked(pixels, f"torchvision: {name}")
         parts += [stack, torch.tensor([int(label) for _, label in dataset])]
     classes = getattr(dataset, "classes", None) or range(int(parts[1].max()) + 1)
     names = tuple(str(c) for c in classes)
@@ -325,12 +368,20 @@ def _npz(path: Path, seed: int) -> Images:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError) as error:
+    except Exception as error:  # archives fail in many ways; an npy file has no names
         raise ValueError(f"data npz: {path} is not a readable npz file ({error})") from error
     if "labels" not in arrays or not ({"images", "jpeg"} & set(arrays)):
         raise ValueError(
             f"data npz: {path} must hold labels and images (or jpeg and offsets), "
-            f"got {', '.join(sorted(arrays))}"
+            f"got {', '.join(sorted(arrays)) or 'nothing'}"
+        )
+    for one, other in (("jpeg", "offsets"), ("test_images", "test_labels")):
+        if one in arrays and other not in arrays:
+            raise ValueError(f"data npz: {path} holds {one} and must hold {other} too")
+    if arrays["labels"].dtype.kind not in "iu" or arrays["labels"].size == 0:
+        raise ValueError(
+            f"data npz: {path} must hold integer labels, got {arrays['labels'].size} of "
+            f"{arrays['labels'].dtype}"
         )
     labels = torch.from_numpy(arrays["labels"].astype(np.int64))
     if "jpeg" in arrays:
@@ -351,12 +402,19 @@ def _npz(path: Path, seed: int) -> Images:
 def decode_jpegs(data: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]) -> Tensor:
     """Decode concatenated JPEG files, ``data[offsets[i]:offsets[i + 1]]``, to uint8 RGB."""
     raw = data.tobytes()
-    return torch.stack(
-        [
-            read_image(raw[start:stop])
-            for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-        ]
-    )
+    images = [
+        read_image(raw[start:stop])
+        for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+    ]
+    return _stacked(images, "jpeg")
+
+
+def _stacked(images: list[Tensor], where: str) -> Tensor:
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) != 1:
+        got = " and ".join(map(str, sorted(shapes)[:2])) or "none"
+        raise ValueError(f"data {where}: images must be of one shape, got {got}")
+    return torch.stack(images)
 
 
 def _channels_first(images: np.ndarray[Any, Any]) -> Tensor:
