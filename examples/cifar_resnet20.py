@@ -17,7 +17,7 @@ import torch
 import typer
 
 from pathways.console import command
-from pathways.pipeline import run_pipeline
+from pathways.pipeline import MEAN_IMAGES, run_pipeline
 from pathways.preprocessing import Preprocessing
 from pathways.printing import show_metrics
 from pathways.runs import Run
@@ -26,10 +26,11 @@ from pathways.training.data import Images, decode_jpegs
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 SETTINGS = TrainingConfig(
-    steps=3000,
-    sparsity=1.0,
-    specificity=2.0,
+    steps=1500,
+    sparsity=2.0,
+    specificity=3.0,
     generator={"min_keep": 0.1},
+    target_bfloat16=True,
 )
 
 
@@ -79,6 +80,7 @@ def main(
             image_shape=images.shape,
             classes=images.classes,
             data=f"npz:{test}",
+            mean_over=images.train[:MEAN_IMAGES],
             seed=seed,
         )
         settings = TrainingConfig.from_json(SETTINGS.to_json() | {"steps": steps, "seed": seed})

@@ -161,6 +161,10 @@ def fit(
         str | None, typer.Option(help="What a neuron is: channel (default), or unit.")
     ] = None,
     sites: SiteGlobs = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="What replaces gated-off activations: zero (default), or mean."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
     sparsity: Annotated[float | None, typer.Option(help="Weight of the share kept.")] = None,
@@ -190,7 +194,8 @@ def fit(
         given = {
             "--target": target, "--data": data, "--weights": weights, "--mean": mean, "--std": std,
             "--size": size, "--scale": scale, "--channel-order": channel_order,
-            "--granularity": granularity, "--sites": sites, "--steps": steps,
+            "--granularity": granularity, "--sites": sites, "--baseline": baseline,
+            "--steps": steps,
             "--batch-size": batch_size, "--sparsity": sparsity, "--specificity": specificity,
             "--set": settings, "--seed": seed, "--train-images": train_images,
         }  # fmt: skip
@@ -224,6 +229,7 @@ def fit(
                 ),
                 granularity=granularity or "channel",
                 sites=sites,
+                baseline=baseline or "zero",
                 side=options.image_side(target, size),
                 train_images=train_images,
                 overwrite=overwrite,

@@ -26,6 +26,7 @@ from pathways.report import (
     transfer_figure,
 )
 from pathways.runs import (
+    BASELINES,
     CHECKPOINT,
     CLASS_PATHWAYS,
     EVALUATION,
@@ -43,6 +44,7 @@ from pathways.training.data import Images, as_float, load_images
 from pathways.training.fitting import fit
 
 METRICS = "metrics.json"
+MEAN_IMAGES = 2000  # the standard error of a mean activation is then about 2 % of its spread
 EXPLAINER = "explainer.pt"
 LOG = "log/metrics.csv"
 EXPORT_FORMATS = ("torchscript",)
@@ -96,6 +98,7 @@ def start_training(
     weights: str | os.PathLike[str] | None = None,
     granularity: str = "channel",
     sites: Sequence[str] | None = None,
+    baseline: str = "zero",
     side: int | None = None,
     train_images: int | None = None,
     overwrite: bool = False,
@@ -111,6 +114,8 @@ def start_training(
         weights (path or None): weights file of the target.
         granularity (str): ``"channel"`` or ``"unit"``.
         sites (sequence of str or None): globs.
+        baseline (str): what replaces gated-off activations: ``"zero"``, or ``"mean"``, their means
+            over the first 2,000 training images.
         side (int or None): side of the square that images of a folder are cropped to.
         train_images (int or None): train on at most so many images.
         overwrite (bool): replace a run that is in the folder.
@@ -128,6 +133,8 @@ def start_training(
             f"{out} already holds a run; go on with --resume, replace it with --overwrite, or name "
             "another folder"
         )
+    if baseline not in BASELINES:
+        raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, got {baseline!r}")
     images = load_images(data, size=side, seed=config.seed).subset(train=train_images)
     run = Run.create(
         out,
@@ -139,6 +146,7 @@ def start_training(
         data=data,
         granularity=granularity,
         sites=sites,
+        mean_over=images.train[:MEAN_IMAGES] if baseline == "mean" else None,
         train_images=train_images,
         seed=config.seed,
     )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import pathways
 from pathways.class_pathways import ClassPathways
 from pathways.explainer import Explainer
-from pathways.files import replace_file
+from pathways.files import read_safetensors, replace_file, write_safetensors
 from pathways.generator.gen_cnp import GenCNP
 from pathways.loading import gate, load_target
 from pathways.preprocessing import Preprocessing
@@ -31,6 +31,8 @@ CHECKPOINT = "last.ckpt"
 TRAINING = "training.json"
 CLASS_PATHWAYS = "class_pathways.safetensors"
 EVALUATION = "evaluation.json"
+BASELINE = "baseline.safetensors"
+BASELINES = ("zero", "mean")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -61,6 +63,8 @@ class RunDescription:
         classes (tuple of str): K class names.
         granularity (str): ``"channel"`` or ``"unit"``.
         sites (tuple of str or None): globs that select the sites; None is all.
+        baseline (str): what replaces gated-off activations: ``"zero"``, or ``"mean"``, the means in
+            ``baseline.safetensors``.
         fingerprint (str): ``target.fingerprint``.
         version (str): version of pathways that wrote the file.
     """
@@ -75,6 +79,7 @@ class RunDescription:
     classes: tuple[str, ...]
     granularity: str
     sites: tuple[str, ...] | None
+    baseline: str
     fingerprint: str
     version: str
 
@@ -112,6 +117,7 @@ class Run:
         data: str | None = None,
         granularity: str = "channel",
         sites: Sequence[str] | None = None,
+        mean_over: Tensor | None = None,
         train_images: int | None = None,
         seed: int = 0,
     ) -> Run:
@@ -127,6 +133,8 @@ class Run:
             data (str or None): data specification.
             granularity (str): ``"channel"`` or ``"unit"``.
             sites (sequence of str or None): globs that select the sites.
+            mean_over (Tensor[N, C, H, W] or None): images whose mean activations replace gated-off
+                ones; None replaces them by zero.
             train_images (int or None): how many training images are used.
             seed (int): of the split.
 
@@ -150,6 +158,12 @@ class Run:
             )
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
+        if mean_over is not None:
+            gated.baseline = gated.mean_baseline(preprocess(mean_over, preprocessing).split(256))
+            means = {str(i): value for i, value in enumerate(gated.baseline or [])}
+            write_safetensors(
+                path / BASELINE, means, kind="baseline", version=FORMAT_VERSION, header={}
+            )
         description = RunDescription(
             target=_portable(target, path, spec=True),
             weights=None if weights is None else _portable(os.fspath(weights), path),
@@ -161,6 +175,7 @@ class Run:
             classes=tuple(classes),
             granularity=granularity,
             sites=None if sites is None else tuple(sites),
+            baseline="zero" if mean_over is None else "mean",
             fingerprint=gated.fingerprint,
             version=pathways.__version__,
         )
@@ -229,6 +244,11 @@ class Run:
             granularity=description.granularity,
             sites=description.sites,
         )
+        if description.baseline == "mean":
+            means, _ = read_safetensors(
+                self.path / BASELINE, kind="baseline", version=FORMAT_VERSION
+            )
+            gated.baseline = [means[str(i)] for i in range(len(means))]
         found = gated.fingerprint
         if found != description.fingerprint:
             raise ValueError(

@@ -360,9 +360,13 @@ class GatedTarget:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of parameters, buffers and site table; files are checked against it."""
+        """SHA-256 (hex) of parameters, buffers, sites and baseline; files are checked by it."""
         digest = hashlib.sha256(json.dumps(self.sites.to_json(), sort_keys=True).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
+        state = self.model.state_dict()
+        if self._baseline is not None:
+            # A pathway found with other replacement values is another pathway.
+            state |= {f"baseline {i}": value for i, value in enumerate(self._baseline)}
+        for name, tensor in sorted(state.items()):
             if not isinstance(tensor, Tensor):
                 continue  # a module's extra state: any object, without a stable form
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

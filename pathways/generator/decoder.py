@@ -6,6 +6,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def _spread(bias: Tensor | None, start: float) -> None:
+    """Fill with scores around ``start``: equal ones would all be switched off in the same step."""
+    assert bias is not None  # the heads are built with one
+    nn.init.uniform_(bias, 0.5 * start, 1.5 * start)
+
+
 class UnitHead(nn.Module):
     """Scores ``[N, C, H, W]`` of one site from its grown state and its own map.
 
@@ -16,7 +22,7 @@ class UnitHead(nn.Module):
         super().__init__()
         self.project = nn.Conv2d(width, channels, kernel_size=1)
         nn.init.normal_(self.project.weight, std=0.02)
-        nn.init.constant_(self.project.bias, start)  # type: ignore[arg-type]
+        _spread(self.project.bias, start)
 
     def forward(self, grown: Tensor, adapted: Tensor) -> Tensor:
         size = [adapted.size(2), adapted.size(3)]
@@ -32,7 +38,7 @@ class ChannelHead(nn.Module):
         super().__init__()
         self.project = nn.Linear(width, channels)
         nn.init.normal_(self.project.weight, std=0.02)
-        nn.init.constant_(self.project.bias, start)
+        _spread(self.project.bias, start)
 
     def forward(self, grown: Tensor, adapted: Tensor) -> Tensor:
         scores: Tensor = self.project(grown)
@@ -57,14 +63,14 @@ class PathwayDecoders(nn.Module):
     """One Recursive Pathway Decoder per site, deep to shallow.
 
     A shared recurrent cell joins the site's code with the state carried from the deeper site, whose
-    first value is the class code; the site's own head turns the state into scores. ``start`` is the
-    heads' initial bias: with a positive one every neuron starts on.
+    first value is the class code; the site's own head turns the state into scores. The heads'
+    initial biases are spread around ``start``: with a positive one every neuron starts on.
 
     Args:
         channels (list of int): C of every site.
         width (int): d.
         unit (bool): scores per unit instead of per channel.
-        start (float): initial score.
+        start (float): mean initial score.
 
     Returns of ``forward(codes, class_code, maps)``:
         list of Tensor: flat scores ``[N, size]`` per site, in execution order.

@@ -39,7 +39,8 @@ class GenCNP(nn.Module):
             carries the class.
         sigma (float): width of the quantiser's distance kernel, > 0.
         gamma (float): temperature of the quantiser, > 0.
-        start (float): initial score; sigmoid(2) = 0.88, so every neuron starts on.
+        start (float): mean initial score (spread by half of it); sigmoid(1) > 0.5, so that with
+            the default every neuron starts on.
 
     Raises:
         ValueError: a value outside its range.
