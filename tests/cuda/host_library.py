@@ -23,7 +23,10 @@ def compiler() -> str | None:
 
 
 def build(directory: Path) -> Path:
-    """Compile the kernels with the shim and return the library."""
+    """Compile the kernels with the shim and return the library.
+
+    ``HOST_CUDA_CXXFLAGS`` adds flags, for example of a sanitizer.
+    """
     library = directory / "libhost_cuda.so"
     include = Path(torch.__file__).parent / "include"
     command = [
@@ -31,6 +34,7 @@ def build(directory: Path) -> Path:
         *("-std=c++20", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"),
         "-Wno-unknown-pragmas",  # unrolling
         *("-isystem", str(include)),
+        *os.environ.get("HOST_CUDA_CXXFLAGS", "").split(),
         *(str(SOURCE), "-o", str(library)),
     ]
     subprocess.run(command, check=True)

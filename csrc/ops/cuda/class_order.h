@@ -53,6 +53,9 @@ class TableUpload {
   // To the device of `like`. The copy is complete when this returns.
   Tensor send(const Tensor& like) {
     const std::vector<int64_t> size{static_cast<int64_t>(staged_.size())};
+    if (staged_.empty()) {
+      return torch::stable::new_empty(like, size, ScalarType::Long);
+    }
     const std::vector<int64_t> stride{1};
     const Tensor host = torch::stable::from_blob(
         staged_.data(), size, stride,

@@ -52,8 +52,7 @@ __device__ __forceinline__ void with_activation(Activation activation,
       return body.template operator()<Activation::kRelu6>();
     case Activation::kSilu:
       return body.template operator()<Activation::kSilu>();
-    default:
-      return body.template operator()<Activation::kGelu>();
+    default: return body.template operator()<Activation::kGelu>();
   }
 }
 
