@@ -26,8 +26,8 @@ from pathways.training.data import Images, decode_jpegs
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 SETTINGS = TrainingConfig(
-    steps=1500,
-    sparsity=2.0,
+    steps=1200,
+    sparsity=1.0,
     specificity=3.0,
     generator={"min_keep": 0.1},
     target_bfloat16=True,
