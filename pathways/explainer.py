@@ -143,16 +143,18 @@ class Explainer:
 
         Args:
             images (Tensor[N, ...] or iterable of Tensor): one tensor, cut into batches of
-                ``batch_size``, or an iterable of batches.
+                ``batch_size``, or an iterable of batches, each a tensor or, like a DataLoader's, a
+                sequence that begins with one.
             batch_size (int): at least 1.
 
         Raises:
-            ValueError: ``batch_size`` below 1, or no images.
+            ValueError: ``batch_size`` below 1, or no batch.
         """
         if batch_size < 1:
             raise ValueError(f"Explainer.explain: batch_size must be at least 1, got {batch_size}")
         batches = images.split(batch_size) if isinstance(images, Tensor) else images
-        return Explanation.cat(self(batch.to(self.target.device)) for batch in batches)
+        tensors = (batch if isinstance(batch, Tensor) else batch[0] for batch in batches)
+        return Explanation.cat(self(tensor.to(self.target.device)) for tensor in tensors)
 
     @torch.no_grad()
     def transfer(
@@ -167,12 +169,13 @@ class Explainer:
                 target's own prediction.
 
         Raises:
-            ValueError: a class out of range or without a pathway.
+            ValueError: a class out of range or without a pathway, or pathways of another target.
         """
+        self._check_pathway(class_pathways)
         if classes is None:
             classes = self.target(images).argmax(1)
         pathway = class_pathways.for_predictions(classes)
-        return self.target.gated(images, [gate.to(images.device) for gate in pathway.gates()])
+        return self.target.gated(images, pathway.to(images.device).gates())
 
     def pathway_gradient(
         self, images: Tensor, pathway: Pathway | None = None, classes: Tensor | None = None
@@ -187,10 +190,14 @@ class Explainer:
         Returns:
             Tensor[N, ...]: same shape as ``images``.
 
+        Raises:
+            TypeError, ValueError: classes or a pathway that do not fit.
+
         Source: Khakzar et al., CVPR 2021 (arXiv:2103.16886).
         """
-        pathway, classes = self._defaults(images, pathway, classes)
-        with torch.enable_grad():
+        # Tensors of inference mode take no part in a gradient.
+        with torch.inference_mode(False), torch.enable_grad():
+            pathway, classes = self._defaults(images, pathway, classes)
             images = images.detach().clone().requires_grad_(True)
             logits = self.target.gated(images, pathway.gates())
             picked = logits.gather(1, classes.unsqueeze(1)).sum()
@@ -217,24 +224,25 @@ class Explainer:
             Tensor[N, H, W]: in [0, 1], scaled to the input; all zero where no gradient is positive.
 
         Raises:
-            ValueError: no site with a 2-D map, or the named one has none.
+            TypeError, ValueError: no site with a 2-D map, or the named one has none; classes or a
+                pathway that do not fit.
 
         Source: Selvaraju et al., ICCV 2017 (arXiv:1610.02391), on the gated target.
         """
         position = self._map_site(site)
-        pathway, classes = self._defaults(images, pathway, classes)
         kept: list[Tensor] = []
 
         def observe(index: int, output: Tensor) -> None:
             if index == position:
                 kept.append(output)
 
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            pathway, classes = self._defaults(images, pathway, classes)
             # A gradient path must exist although every parameter is frozen.
             inputs = images.detach().clone().requires_grad_(True)
             logits = self.target.gated(inputs, pathway.gates(), observe=observe)
             picked = logits.gather(1, classes.unsqueeze(1)).sum()
-            (gradient,) = torch.autograd.grad(picked, kept[0])
+            (gradient,) = torch.autograd.grad(picked, kept[0], materialize_grads=True)
         dim = self.sites[position].channel_dim
         activation = kept[0].detach().movedim(dim, 1)
         gradient = gradient.movedim(dim, 1)
@@ -264,8 +272,13 @@ class Explainer:
             explanation = self(images)
             pathway = explanation.pathway
             classes = explanation.predictions if classes is None else classes
-        elif classes is None:
-            classes = self.target(images).argmax(1)
+        else:
+            self._check_pathway(pathway)
+            pathway = pathway.to(images.device)
+            classes = self.target(images).argmax(1) if classes is None else classes
+        if not isinstance(classes, Tensor) or classes.dtype != torch.int64:
+            got = classes.dtype if isinstance(classes, Tensor) else type(classes).__name__
+            raise TypeError(f"classes must be int64 of shape ({images.shape[0]},), got {got}")
         if classes.shape != (images.shape[0],):
             raise ValueError(
                 f"classes must be int64 of shape ({images.shape[0]},), got {tuple(classes.shape)}"
@@ -275,4 +288,16 @@ class Explainer:
             raise ValueError(
                 f"classes must be in [0, {self.target.num_classes}), got {low if low < 0 else high}"
             )
-        return pathway, classes
+        return pathway, classes.to(images.device, copy=True)
+
+    def _check_pathway(self, pathway: Pathway | ClassPathways) -> None:
+        """Refuse neurons of another target: they would be taken for those of the same position."""
+        if pathway.sites != self.sites:
+            raise ValueError(
+                f"the pathway must have the target's sites {self.sites!r}, got {pathway.sites!r}"
+            )
+        if pathway.fingerprint and pathway.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"the pathway must belong to this target {self.fingerprint}, "
+                f"got one of target {pathway.fingerprint}"
+            )

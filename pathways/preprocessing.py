@@ -1,5 +1,6 @@
 """Preprocessing: from images in [0, 1] to a target's input, scripted or not."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,9 +48,10 @@ class Preprocessing(nn.Module):
                 f"Preprocessing: mean and std must have one value per channel, "
                 f"got {len(mean)} and {len(std)}"
             )
-        if min(std) <= 0 or scale <= 0:
+        if not (min(std) > 0 and scale > 0) or not all(map(math.isfinite, [*mean, *std, scale])):
             raise ValueError(
-                f"Preprocessing: std and scale must be positive, got std={list(std)}, scale={scale}"
+                f"Preprocessing: std and scale must be positive and all numbers finite, "
+                f"got mean={list(mean)}, std={list(std)}, scale={scale}"
             )
         if channel_order not in ("rgb", "bgr"):
             raise ValueError(
@@ -99,6 +101,8 @@ class Preprocessing(nn.Module):
     def blanks(self, height: int, width: int) -> Tensor:
         """Model inputs without content, ``[3, C, H, W]``: black, the mean colour, white."""
         mean = (self.mean / self.scale).clamp(0.0, 1.0)
+        if self.reverse:  # the mean is that of reordered channels, the levels come before
+            mean = mean.flip(1)
         levels = torch.cat([torch.zeros_like(mean), mean, torch.ones_like(mean)])
         blanks: Tensor = self(levels.expand(-1, -1, height, width).contiguous())
         return blanks
