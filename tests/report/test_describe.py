@@ -96,7 +96,7 @@ def test_metric_rows_have_direction_and_reference():
     metrics = {"agreement": 0.98, "random_agreement": 0.23, "blank_hit": 0.1, "kl": None}
     rows = {row.name: row for row in metric_rows(metrics, 10, {"agreement": ">= 0.95"})}
     assert list(rows) == ["agreement", "kl", "random_agreement", "blank_hit"]
-    assert rows["agreement"].reference == "needed >= 0.95; random pathway 0.230"
+    assert rows["agreement"].reference == "needed >= 0.95, random 0.230"
     assert rows["agreement"].text == "0.980"
     assert rows["blank_hit"].reference == "chance 0.10"
     assert rows["blank_hit"].direction == "lower"
