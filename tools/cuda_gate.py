@@ -26,6 +26,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = REPOSITORY / "csrc" / "ops" / "cuda"
@@ -295,7 +296,9 @@ def main(arguments: list[str] | None = None) -> int:
         content = {"nvcc": release, "registers": recorded}
         BUDGET.write_text(json.dumps(content, indent=1) + "\n")
         print(f"wrote {BUDGET.relative_to(REPOSITORY)}")
-    budget = json.loads(BUDGET.read_text()) if BUDGET.exists() else {"nvcc": "", "registers": {}}
+    budget: dict[str, Any] = {"nvcc": "", "registers": {}}
+    if BUDGET.exists():
+        budget = json.loads(BUDGET.read_text())
     same_release = budget["nvcc"] == release
     if not same_release:
         print(f"nvcc {release}, budget of nvcc {budget['nvcc']}: registers are not compared")
