@@ -385,17 +385,19 @@ def export(
     evaluation, if there are any, become part of the file.
     """
     with command(as_json) as output:
-        from pathways.pipeline import EXPORT_FORMATS, export_explainer
+        from pathways.export import WRITERS
+        from pathways.pipeline import save_explainer
         from pathways.runs import Run
 
-        if kind not in EXPORT_FORMATS:
-            raise ValueError(f"--format must be one of {', '.join(EXPORT_FORMATS)}, got {kind!r}")
+        if kind not in WRITERS:
+            raise ValueError(f"--format must be one of {', '.join(WRITERS)}, got {kind!r}")
         run = Run.open(run_folder)
-        difference = export_explainer(
+        difference = save_explainer(
             run.explainer,
             run.preprocessing,
             run.classes,
             out,
+            format=kind,
             class_pathways=run.class_pathways,
             check=run.example_images(),
         )

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pathways.baselines.registry import BaselineContext, check_baselines, make_baseline
+from pathways.class_pathways import ClassPathways
 from pathways.evaluation import Evaluation, evaluate
 from pathways.explainer import Explainer, PathwayMethod
 from pathways.generator.gen_cnp import GenCNP
@@ -47,7 +49,6 @@ METRICS = "metrics.json"
 MEAN_IMAGES = 2000  # the standard error of a mean activation is then about 2 % of its spread
 EXPLAINER = "explainer.pt"
 LOG = "log/metrics.csv"
-EXPORT_FORMATS = ("torchscript",)
 # What a run folder may hold, for people who look into it.
 FILES = {
     METRICS: "the figures",
@@ -369,7 +370,8 @@ def save_evaluation(
     files = [out / EVALUATION, out / CLASS_PATHWAYS, out / "overlap.png", out / "transfer.png"]
     save_figure(overlap, out / "overlap.png")
     save_figure(transfer_figure(own.transfer), out / "transfer.png")
-    if (out / LOG).is_file():
+    # A training that was too short to log, or evaluated elsewhere, has no curves.
+    with suppress(FileNotFoundError, ValueError):
         save_figure(training_figure(out / LOG), out / "training.png")
         files.append(out / "training.png")
     return files
@@ -380,13 +382,14 @@ def json_metrics(metrics: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
-def export_explainer(
+def save_explainer(
     explainer: Explainer,
     preprocessing: Preprocessing,
     classes: Sequence[str],
     path: str | os.PathLike[str],
     *,
-    class_pathways: Any = None,
+    format: str = "torchscript",
+    class_pathways: ClassPathways | None = None,
     check: Tensor | None = None,
 ) -> float | None:
     """Write the scripted explainer and compare the file, loaded back, with the eager explainer.
@@ -396,20 +399,23 @@ def export_explainer(
         preprocessing (Preprocessing): becomes part of the file.
         classes (sequence of str): class names, likewise.
         path (path): file to write.
-        class_pathways (ClassPathways or None): likewise.
+        format (str): one of ``pathways.export.WRITERS``.
+        class_pathways (ClassPathways or None): becomes part of the file.
         check (Tensor[N, C, H, W] or None): images in [0, 1] to compare on.
 
     Returns:
         float or None: largest absolute difference of logits, gated logits and importance.
 
     Raises:
+        ValueError: unknown format, or a target that cannot be rewritten (the module is named).
         RuntimeError: the file does not give the eager explainer's values.
     """
-    from pathways.export import export_torchscript, load_scripted
+    from pathways.export import export_explainer, load_scripted
 
-    export_torchscript(
+    export_explainer(
         explainer,
         path,
+        format=format,
         preprocessing=preprocessing,
         classes=classes,
         class_pathways=class_pathways,
@@ -498,7 +504,7 @@ def run_pipeline(
     )
     if progress is not None:
         progress("exporting", 0, 1)
-    export_explainer(
+    save_explainer(
         explainer,
         preprocessing,
         images.classes,

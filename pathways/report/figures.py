@@ -362,14 +362,15 @@ def training_figure(log: str | os.PathLike[str]) -> Figure:
         FileNotFoundError: no such file.
         ValueError: it holds none of the curves.
     """
-    if not Path(log).is_file():
-        raise FileNotFoundError(f"there is no training log {log}")
     log = Path(log)
-    earlier = sorted(
+    parts = sorted(
         log.parent.glob(f"{log.stem}.*.csv"), key=lambda file: (len(file.name), file.name)
     )
+    parts += [log] if log.is_file() else []
+    if not parts:
+        raise FileNotFoundError(f"there is no training log {log}")
     entries = []
-    for part in [*earlier, log]:
+    for part in parts:
         with open(part, newline="") as file:
             entries += list(csv.DictReader(file))
     curves = {

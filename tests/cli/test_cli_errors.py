@@ -324,13 +324,13 @@ def test_interrupted_demo_goes_on(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "load_images", lambda *a, **k: load("digits").subset(320, 120))
     out = tmp_path / "demo"
     with monkeypatch.context() as patch:
-        interrupted_at(patch, 2)
-        result = trained.call("demo", "--out", out, "--steps", "4")
+        interrupted_at(patch, 11)
+        result = trained.call("demo", "--out", out, "--steps", "12")
     assert result.exit_code == 130
     assert "pathways demo --out" in result.stderr
     target = (out / "target.safetensors").read_bytes()
 
-    value = trained.json("demo", "--out", out, "--steps", "4", "--resume")
+    value = trained.json("demo", "--out", out, "--steps", "12", "--resume")
     assert (out / "target.safetensors").read_bytes() == target
     metrics = json.loads((out / "metrics.json").read_text())
     assert value["metrics"] == metrics
@@ -343,7 +343,7 @@ def test_interrupted_demo_goes_on(trained, tmp_path, monkeypatch):
     assert trained.json("explain", out, "--test", "0")["explanations"]
 
     message = fails(trained, "demo", "--out", out, "--steps", "5", "--resume")
-    assert "holds a training with steps = 4, it cannot go on with 5" in message
+    assert "holds a training with steps = 12, it cannot go on with 5" in message
 
 
 def test_signal_of_a_real_terminal(trained, tmp_path):
