@@ -9,7 +9,7 @@ from torch.nn import functional as F
 def _spread(bias: Tensor | None, start: float) -> None:
     """Fill with scores around ``start``: equal ones would all be switched off in the same step."""
     assert bias is not None  # the heads are built with one
-    nn.init.uniform_(bias, 0.5 * start, 1.5 * start)
+    nn.init.uniform_(bias, start - 0.5 * abs(start), start + 0.5 * abs(start))
 
 
 class UnitHead(nn.Module):

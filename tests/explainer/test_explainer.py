@@ -34,9 +34,9 @@ def explainer(target):
     for head in generator.decoders.heads:  # masks that differ between inputs and neurons
         nn.init.normal_(head.project.weight, std=2.0)
         nn.init.normal_(head.project.bias)
-    generator.train()
-    for _ in range(30):
-        generator(target.features(torch.randn(64, 1, 8, 8))[1])
+    for adapter in generator.embedders.adapters:
+        adapter.norm.momentum = 1.0
+    generator.train()(target.features(torch.randn(64, 1, 8, 8))[1])
     return Explainer(target, generator)
 
 

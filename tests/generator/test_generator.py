@@ -59,9 +59,9 @@ def test_everything_starts_on(granularity):
         generator = GenCNP(sites, 3, min_keep=0.0)
         importance, _ = generator(make_features(sites, scale=100.0))
         assert generator.masks(importance).all()
-        assert importance.mean().item() == pytest.approx(
-            torch.tensor(2.0).sigmoid().item(), abs=0.02
-        )
+        # Spread, so that the neurons of a chain are not switched off in the same step.
+        assert importance.logit().mean().item() == pytest.approx(2.0, abs=0.3)
+        assert importance.logit().std().item() > 0.4
         generator.eval()
         importance, _ = generator(make_features(sites))
         assert generator.masks(importance).all()
@@ -365,4 +365,6 @@ def test_parts_stand_alone():
     assert (codes.shape, class_code.shape, logits.shape) == ((2, 2, 8), (2, 8), (2, 5))
     scores = PathwayDecoders([3, 4], 8, unit=False, start=7.0)(codes, class_code, maps)
     assert [tuple(score.shape) for score in scores] == [(2, 3), (2, 4)]
-    assert torch.cat(scores, 1).mean().item() == pytest.approx(7.0, abs=0.3)
+    assert 3 < torch.cat(scores, 1).min() < torch.cat(scores, 1).max() < 11
+    negative = PathwayDecoders([3, 4], 8, unit=True, start=-7.0)
+    assert -11 < negative.heads[0].project.bias.min() < negative.heads[0].project.bias.max() < -3

@@ -385,7 +385,7 @@ def test_traced_part_of_a_model(blocks):
 # --------------------------------------------------------- fingerprint
 
 
-def test_fingerprint_follows_weights_buffers_and_sites_only(make_case):
+def test_fingerprint_follows_weights_buffers_sites_and_baseline_only(make_case):
     case = make_case("after-activation")
     x = case.images(2)
     fingerprint = GatedTarget(case.model, x).fingerprint
@@ -395,11 +395,14 @@ def test_fingerprint_follows_weights_buffers_and_sites_only(make_case):
     target = GatedTarget(case.model.eval(), case.images(3, seed=9))
     target.features(x), target.gated(x, torch.ones(1, target.sites.num_neurons))
     case.model.requires_grad_(False)
-    target.baseline = target.mean_baseline([x])
     assert target.fingerprint == fingerprint
     same = make_case("after-activation")
     assert GatedTarget(same.model, x).fingerprint == fingerprint
     # another
+    target.baseline = target.mean_baseline([x])
+    assert target.fingerprint != fingerprint
+    target.baseline = None
+    assert target.fingerprint == fingerprint
     assert GatedTarget(case.model, x, granularity="unit").fingerprint != fingerprint
     assert GatedTarget(case.model, x, sites="body.0").fingerprint != fingerprint
     assert GatedTarget(case.model, torch.randn(2, 2, 6, 6)).fingerprint != fingerprint
