@@ -42,6 +42,11 @@ class ScriptedExplainer(nn.Module):
     return tensors, and give what :class:`pathways.Explainer` gives for the preprocessed images.
     Nothing is shared with the explainer it is made from; the copy is on the CPU.
 
+    TorchScript's optimiser compiles for seconds in the first calls and gains nothing here: switch it
+    off in each thread (``torch::jit::setGraphExecutorOptimize(false)`` in C++,
+    ``torch.jit.optimized_execution(False)`` in Python). Gradients do not need the ops' autograd
+    library, but no method that returns one works inside ``InferenceMode``.
+
     Attributes, readable from Python and C++ alike: ``info`` (JSON text, see :meth:`describe`),
     ``fingerprint`` (of the target), ``version`` (of pathways), ``classes`` (names),
     ``num_classes``, ``site_keys``, ``sizes`` (neurons per site), ``offsets`` and ``word_offsets``

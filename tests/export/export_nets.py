@@ -275,7 +275,9 @@ class ShapeControlled(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = torch.relu_(self.stem(x))
         while x.shape[-1] > 4:
-            x = self.act(F.interpolate(self.conv(x), scale_factor=0.5))
+            y = self.conv(x)
+            y += x
+            x = F.interpolate(self.act(y), scale_factor=0.5)
         x = x + torch.zeros(x.shape[0], 8, 1, 1, device=x.device)
         x = self.hidden(x.flatten(2).transpose(1, 2))
         return {"logits": self.head(x.mean(1)), "tokens": x}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import zipfile
@@ -56,6 +57,7 @@ def test_round_trip(file, small, preprocessing, class_pathways):
     assert found.pathway == expected.pathway
     logits, importance = loaded.importance(images)
     assert torch.equal(logits, found.logits) and torch.equal(importance, found.importance)
+    assert loaded.to("cpu") is loaded
     classes = torch.tensor([0, 1, 2, 3])
     pairs = [
         (loaded.transfer(images, classes), small.transfer(inputs, class_pathways, classes)),
@@ -265,11 +267,15 @@ def test_missing_directory_and_truncated(file, tmp_path):
             load_scripted(tmp_path / "cut.pt")
 
 
-def test_flipped_byte(file, tmp_path):
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_flipped_byte(file, tmp_path, kind):
     data = bytearray(file.read_bytes())
     with zipfile.ZipFile(file) as archive:
-        entry = max(archive.infolist(), key=lambda entry: entry.file_size)
-    data[entry.header_offset + 300] ^= 0xFF
+        entries = [entry for entry in archive.infolist() if entry.compress_type == kind]
+    entry = max(entries, key=lambda entry: entry.compress_size)
+    header = data[entry.header_offset :][:30]
+    start = entry.header_offset + 30 + sum(struct.unpack("<2H", header[26:]))
+    data[start + entry.compress_size // 2] ^= 0xFF
     (tmp_path / "flipped.pt").write_bytes(data)
     with pytest.raises(ValueError, match=r"flipped\.pt is damaged"):
         load_scripted(tmp_path / "flipped.pt")

@@ -1,5 +1,7 @@
 """The rewritten graph: numbering, exactness, what it shares, what it refuses."""
 
+import functools
+
 import pytest
 import torch
 from export_nets import IMAGE, NETS, DataControlled, make_target
@@ -15,6 +17,12 @@ def images_of(name, count=3):
     return torch.randn(count, *NETS[name][1])
 
 
+@functools.cache
+def rewritten(name, granularity="channel"):
+    target = make_target(name, granularity)
+    return target, gated_graph(target)
+
+
 def site_calls(graph):
     return [node for node in graph.graph.graph.nodes if node.target is run_site]
 
@@ -22,8 +30,7 @@ def site_calls(graph):
 @pytest.mark.parametrize("granularity", ["channel", "unit"])
 @pytest.mark.parametrize("name", NETS)
 def test_all_ones_and_features_are_exact(name, granularity):
-    target = make_target(name, granularity)
-    graph = gated_graph(target)
+    target, graph = rewritten(name, granularity)
     images = images_of(name)
     gates = target.sites.gates(torch.ones(3, target.sites.num_neurons))
     logits, features = target.features(images)
@@ -42,8 +49,7 @@ def test_all_ones_and_features_are_exact(name, granularity):
 @pytest.mark.parametrize("name", NETS)
 def test_one_closed_site_at_a_time(name):
     """Only the right gate at the right site gives the eager logits: the numbering is the same."""
-    target = make_target(name)
-    graph = gated_graph(target)
+    target, graph = rewritten(name)
     images = images_of(name)
     seen = []
     for closed in range(len(target.sites)):
@@ -95,8 +101,7 @@ def test_target_is_left_as_found_and_nothing_is_shared(name):
 
 @pytest.mark.parametrize("name", ["resnet_reused_inplace", "shape_controlled"])
 def test_parameters_are_there_once(name):
-    target = make_target(name)
-    graph = gated_graph(target)
+    target, graph = rewritten(name)
     count = sum(p.numel() for p in target.model.parameters())
     assert sum(p.numel() for p in torch.jit.script(graph).parameters()) == count
 
@@ -113,7 +118,7 @@ def test_unselected_activations_stay_as_they_are():
 
 
 def test_fused_and_reused_where_nothing_can_tell():
-    graph = gated_graph(make_target("resnet_reused_inplace"))
+    _, graph = rewritten("resnet_reused_inplace")
     calls = site_calls(graph)
     # (activation, reuse): every ReLU is in place and nobody reads what it overwrites.
     assert [(call.args[7], call.args[9]) for call in calls] == [("relu", True)] * 7
@@ -121,19 +126,18 @@ def test_fused_and_reused_where_nothing_can_tell():
 
 
 def test_write_back_stays_where_the_overwritten_tensor_is_read():
-    graph = gated_graph(make_target("preactivation_inplace"))
+    _, graph = rewritten("preactivation_inplace")
     assert graph.graph.code.count(".copy_(") == 3
 
 
 def test_transcendental_activations_are_not_fused():
     """Their compiled forms may differ from torch in the last bit."""
-    graph = gated_graph(make_target("squeeze_excitation"))
+    _, graph = rewritten("squeeze_excitation")
     assert [call.args[7] for call in site_calls(graph)] == ["none", "relu", "none", "none"]
 
 
 def test_gate_zero_keeps_nan_out():
-    target = make_target("vgg")
-    graph = gated_graph(target)
+    target, graph = rewritten("vgg")
     images = images_of("vgg", 1)
     images[0, 0, 0, 0] = float("inf")
     closed = [torch.ones(1, site.channels) for site in target.sites]
@@ -158,6 +162,49 @@ def test_activation_modules():
     images = torch.randn(3, *IMAGE)
     gates = target.sites.gates(torch.rand(3, target.sites.num_neurons).round())
     torch.testing.assert_close(graph.gated(images, gates), target.gated(images, gates))
+
+
+class InPlaceInside(nn.Module):
+    """An activation module whose own ReLU writes into a tensor that it reads again."""
+
+    def forward(self, x):
+        y = F.relu(x + 0.0, inplace=True)
+        z = y * 0.5
+        return F.relu_(z.sub_(0.1))
+
+
+def test_activation_calls_inside_activation_modules_are_part_of_them():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), InPlaceInside(), nn.Flatten(), nn.Linear(784, 5))
+    target = GatedTarget(net, torch.zeros(1, *IMAGE), activation_modules=[InPlaceInside])
+    graph = gated_graph(target)
+    (call,) = site_calls(graph)
+    assert (call.args[7], call.args[9]) == ("none", False)
+    images = torch.randn(3, *IMAGE)
+    gates = [torch.tensor([[1.0, 0, 0.5, 1]])]
+    torch.testing.assert_close(graph.gated(images, gates), target.gated(images, gates))
+
+
+class Aliased(nn.Module):
+    """Relies on ``+=`` writing into a tensor with two names; torch.fx makes it an addition."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.conv(x)
+        shortcut = x
+        x += 1.0
+        return self.head((F.relu(x) + shortcut).mean((2, 3)))
+
+
+def test_difference_of_the_first_capture_is_noticed():
+    target = GatedTarget(Aliased(), torch.zeros(1, *IMAGE))
+    graph = gated_graph(target)
+    assert graph.captured_by == "torch.export"
+    images = torch.randn(3, *IMAGE)
+    assert torch.equal(graph(images), target(images))
 
 
 class ConstantActivation(nn.Module):
@@ -214,6 +261,46 @@ def test_every_spelling():
         gates = [torch.ones(1, 4) for _ in range(8)]
         gates[closed][:, 1] = 0
         torch.testing.assert_close(graph.gated(images, gates), target.gated(images, gates))
+
+
+def test_torch_export_program_as_target(tmp_path):
+    """Its operations are ATen overloads, in place ones among them, which TorchScript must find."""
+    model = NETS["preactivation_inplace"][0]().eval()
+    program = torch.export.export(
+        model, (torch.randn(2, *IMAGE),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+    )
+    torch.export.save(program, tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    target = GatedTarget(loaded, torch.zeros(2, *IMAGE))
+    assert len(target.sites) == 3
+    graph = gated_graph(target)
+    images = torch.randn(3, *IMAGE)
+    assert torch.equal(graph(images), target(images))
+    for closed in range(3):
+        gates = [torch.ones(3, 8) for _ in range(3)]
+        gates[closed][:, closed % 2 :: 2] = 0
+        torch.testing.assert_close(graph.gated(images, gates), target.gated(images, gates))
+
+
+class OverwritesInput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3)
+
+    def forward(self, x):
+        return F.silu(self.conv(F.relu(x, inplace=True))).mean((2, 3))
+
+
+def test_input_that_the_model_overwrites_is_kept():
+    target = GatedTarget(OverwritesInput(), torch.randn(1, *IMAGE))
+    graph = gated_graph(target)
+    images = torch.randn(3, *IMAGE)
+    kept = images.clone()
+    gates = [torch.tensor([[1.0, 0, 1]]), torch.ones(1, 5)]
+    expected = target.gated(images, gates)
+    torch.testing.assert_close(graph.gated(images, gates), expected)
+    assert torch.equal(graph.clean(images)[0], target(images))
+    assert torch.equal(images, kept)
 
 
 def test_control_flow_on_values_is_refused_with_module_and_line():
@@ -290,6 +377,20 @@ class Lying(nn.Module):
         traced = isinstance(x, torch.fx.Proxy) or torch.compiler.is_exporting()
         x = F.relu(self.conv(x)) * (2.0 if traced else 1.0)
         return self.head(x.mean((2, 3)))
+
+
+class FixedRows(Lying):
+    def forward(self, x):
+        if isinstance(x, torch.fx.Proxy):
+            x = x.reshape(2, 3, 16, 16)
+        elif torch.compiler.is_exporting():
+            raise RuntimeError("not today")
+        return super().forward(x)
+
+
+def test_graph_of_one_batch_size_is_refused():
+    with pytest.raises(ExportError, match=r"fails on another batch size: .*not today"):
+        gated_graph(GatedTarget(FixedRows(), torch.zeros(1, *IMAGE)))
 
 
 def test_graph_that_differs_from_the_model_is_refused():
