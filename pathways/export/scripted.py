@@ -42,8 +42,8 @@ class ScriptedExplainer(nn.Module):
     return tensors, and give what :class:`pathways.Explainer` gives for the preprocessed images.
     Nothing is shared with the explainer it is made from; the copy is on the CPU.
 
-    TorchScript's optimiser compiles for seconds in the first calls and gains nothing here: switch it
-    off in each thread (``torch::jit::setGraphExecutorOptimize(false)`` in C++,
+    TorchScript's optimiser compiles for seconds in the first calls and gains nothing here: switch
+    it off in each thread (``torch::jit::setGraphExecutorOptimize(false)`` in C++,
     ``torch.jit.optimized_execution(False)`` in Python). Gradients do not need the ops' autograd
     library, but no method that returns one works inside ``InferenceMode``.
 
