@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from pathways.activations import ACTIVATIONS, INPLACE_CALLS, activation_of
 from pathways.sites import Site
-from pathways.target import _ACTIVATIONS, _INPLACE_CALLS, GatedTarget, _activation_of
+from pathways.target import GatedTarget
 
 # The plain function behind other spellings: TorchScript knows no unbound method, and sites are
 # computed out of place, with a write-back where the model relies on it.
@@ -101,9 +102,9 @@ class _Numbering:
     def run_site(self, site: int, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """The call of a site's activation with a marker behind it, written back if in place."""
         source = args[0] if args else kwargs["input"]
-        if func not in _ACTIVATIONS:  # the target's identity behind one of its activation_modules
+        if func not in ACTIVATIONS:  # the target's identity behind one of its activation_modules
             return self.call(site_marker(), (source, site), {})
-        func, args, kwargs, inplace = _out_of_place(func, args, kwargs)
+        func, args, kwargs, inplace = out_of_place(func, args, kwargs)
         z = self.call(site_marker(), (self.call(func, args, kwargs), site), {})
         return self.write(source, z) if inplace else z
 
@@ -113,11 +114,11 @@ class _Numbering:
             raise ExportError(self.target._mismatch(f"{self.count} activation calls"))
 
 
-def _out_of_place(
+def out_of_place(
     func: Any, args: Any, kwargs: dict[str, Any]
 ) -> tuple[Any, Any, dict[str, Any], bool]:
     """Function and arguments of the same call out of place, and whether it was in place."""
-    if func in _INPLACE_CALLS:
+    if func in INPLACE_CALLS:
         if isinstance(func, torch._ops.OpOverload):
             name = func.overloadpacket.__name__.removesuffix("_")
             return getattr(torch.ops.aten, name).default, args, kwargs, True
@@ -143,8 +144,8 @@ def plain_activation(node: fx.Node) -> str | None:
     """Name of the activation that a node computes out of place, None for any other node."""
     if node.op != "call_function":
         return None
-    name = _activation_of(node.target, node.args, node.kwargs)
-    if name is None or _out_of_place(node.target, node.args, dict(node.kwargs))[3]:
+    name = activation_of(node.target, node.args, node.kwargs)
+    if name is None or out_of_place(node.target, node.args, dict(node.kwargs))[3]:
         return None
     return name
 
@@ -196,7 +197,7 @@ class _Tracer(fx.Tracer):
         counts = self.depth > 0 and self.mode is not None and self.mode.inside == 0
         if counts and kind in ("call_function", "call_method"):
             func = getattr(Tensor, target, None) if kind == "call_method" else target
-            name = _activation_of(func, args, kwargs)
+            name = activation_of(func, args, kwargs)
             site = None if name is None else self.numbering.next_site(name)
             if site is not None:
                 return self.numbering.run_site(site, func, args, kwargs)
@@ -205,7 +206,7 @@ class _Tracer(fx.Tracer):
     def on_activation(self, _: int, func: Any, args: Any, kwargs: Any, name: str) -> Any:
         """Calls that the target's interception sees, also those on constants, without a node."""
         source = args[0] if args else kwargs["input"]
-        if func in _ACTIVATIONS and isinstance(source, fx.Proxy):
+        if func in ACTIVATIONS and isinstance(source, fx.Proxy):
             return func(*args, **kwargs)  # counted when its node is created
         site = self.numbering.next_site(name)
         if site is None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from pathways.activations import FUSED
 from pathways.export.capture import (
     ExportError,
     capture_by_export,
@@ -24,7 +25,8 @@ from pathways.export.capture import (
 )
 from pathways.export.graph import GatedGraph
 from pathways.export.runtime import run_site
-from pathways.target import _FUSED, GatedTarget, frozen
+from pathways.freezing import frozen
+from pathways.target import GatedTarget
 
 # Modules and functions whose result nobody else has a reference to.
 _FRESH_MODULES = (
@@ -132,7 +134,7 @@ def _rewrite(captured: fx.GraphModule, target: GatedTarget) -> fx.GraphModule:
     for marker in markers:
         source, index = marker.args
         activation, reuse = plain_activation(source), False
-        if activation in _FUSED:
+        if activation in FUSED:
             fused = source
             source = fused.args[0] if fused.args else fused.kwargs["input"]
             marker.replace_input_with(fused, source)

@@ -45,7 +45,7 @@ class ScriptedExplainer(nn.Module):
     TorchScript's optimiser compiles for seconds in the first calls and gains nothing here: switch
     it off in each thread (``torch::jit::setGraphExecutorOptimize(false)`` in C++,
     ``torch.jit.optimized_execution(False)`` in Python). Gradients do not need the ops' autograd
-    library, but no method that returns one works inside ``InferenceMode``.
+    library; the methods that return one refuse to run in inference mode.
 
     Attributes, readable from Python and C++ alike: ``info`` (JSON text, see :meth:`describe`),
     ``fingerprint`` (of the target), ``version`` (of pathways), ``classes`` (names),
@@ -245,7 +245,7 @@ class ScriptedExplainer(nn.Module):
         x = self._inputs(images).detach()
         gates, chosen = self._defaults(x, classes, words)
         with EnableGrad():
-            x = x.clone().requires_grad_(True)
+            x = self._leaf(x)
             logits, _ = self.target.gated_with_gradient(x, gates)
             picked = logits.gather(1, chosen.unsqueeze(1)).sum()
             gradient = torch.autograd.grad([picked], [x])[0]
@@ -287,7 +287,7 @@ class ScriptedExplainer(nn.Module):
         with EnableGrad():
             # The optimiser assumes that what needed a gradient once will need it again: for every
             # site the same, if the inputs always do.
-            x = x.clone().requires_grad_(True)
+            x = self._leaf(x)
             logits, probed = self.target.gated_with_gradient(x, gates, position)
             picked = logits.gather(1, chosen.unsqueeze(1)).sum()
             gradient = torch.autograd.grad([picked], [probed[1]])[0]
@@ -313,6 +313,15 @@ class ScriptedExplainer(nn.Module):
                 f"explainer: model inputs must be batches of shape {wanted}, got {list(x.shape)}"
             )
         return x
+
+    def _leaf(self, x: Tensor) -> Tensor:
+        """A copy of the inputs to take gradients at."""
+        leaf = x.clone()
+        if leaf.is_inference():
+            raise ValueError(
+                "explainer: gradients cannot be taken in inference mode, leave it first"
+            )
+        return leaf.requires_grad_(True)
 
     def _gates(self, mask: Tensor) -> list[Tensor]:
         gates: list[Tensor] = []

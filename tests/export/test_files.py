@@ -188,6 +188,17 @@ def test_wrong_arguments(file, call, sentence):
         call(load_scripted(file), torch.rand(2, 3, 16, 16))
 
 
+def test_inference_mode(file):
+    loaded = load_scripted(file)
+    images = torch.rand(2, 3, 16, 16)
+    with torch.inference_mode():
+        assert torch.equal(loaded(images)[3], load_scripted(file)(images)[3])
+        for gradient in (loaded.pathway_gradient, loaded.grad_cam):
+            with pytest.raises(ValueError, match=r"^explainer: gradients cannot be taken in"):
+                gradient(images)
+    assert loaded.grad_cam(images).shape == (2, 16, 16)
+
+
 def test_wrong_input_shape_without_preprocessing():
     for granularity in ("channel", "unit"):
         module = ScriptedExplainer(make_explainer("mobilenet", granularity))
