@@ -5,183 +5,25 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
-from torch.nn.parameter import is_lazy
-from torch.overrides import TorchFunctionMode
 
 from pathways import ops
+from pathways.activations import (
+    ACTIVATIONS,
+    FUSED,
+    INPLACE_CALLS,
+    TOKEN_MARK,
+    ActivationCalls,
+    origins_of_activations,
+    out_of_place,
+)
+from pathways.freezing import eager_module, frozen
 from pathways.sites import Selector, Site, Sites
-
-# Every callable under which PyTorch spells an activation. Modules (nn.ReLU) call these too, so that
-# one interception serves modules, reused modules, functional calls and exported graphs alike.
-_ACTIVATIONS: dict[Any, str] = {
-    F.relu: "relu",
-    torch.relu: "relu",
-    torch.relu_: "relu",
-    Tensor.relu: "relu",
-    Tensor.relu_: "relu",
-    F.relu6: "relu6",
-    F.silu: "silu",
-    F.gelu: "gelu",
-    F.hardswish: "hardswish",
-    F.leaky_relu: "leaky_relu",
-    F.leaky_relu_: "leaky_relu",
-    F.elu: "elu",
-    F.elu_: "elu",
-    F.mish: "mish",
-    F.selu: "selu",
-    torch.selu: "selu",
-    torch.selu_: "selu",
-    F.celu: "celu",
-    torch.celu: "celu",
-    torch.celu_: "celu",
-    F.rrelu: "rrelu",
-    torch.rrelu: "rrelu",
-    torch.rrelu_: "rrelu",
-    F.prelu: "prelu",
-    torch.prelu: "prelu",
-    Tensor.prelu: "prelu",
-    # A site where its lower bound is 0, see _activation_of; nn.ReLU6 calls it too.
-    F.hardtanh: "hardtanh",
-    F.hardtanh_: "hardtanh",
-}
-_INPLACE_CALLS = {
-    torch.relu_,
-    Tensor.relu_,
-    F.leaky_relu_,
-    F.elu_,
-    torch.selu_,
-    torch.celu_,
-    torch.rrelu_,
-    F.hardtanh_,
-}
-# The operators under all these names, as graphs of torch.export call them.
-for _name in sorted(set(_ACTIVATIONS.values())):
-    for _operator in (_name, f"{_name}_"):
-        if hasattr(torch.ops.aten, _operator):
-            _overload = getattr(torch.ops.aten, _operator).default
-            _ACTIVATIONS[_overload] = _name
-            if _operator.endswith("_"):
-                _INPLACE_CALLS.add(_overload)
-# What the fused kernel computes bit for bit as torch does (comparisons only, no transcendental).
-_FUSED = frozenset({"relu", "relu6"})
-_TOKEN_MARK = "_pathways_channels_last_dim"
-# Functions whose result has its features where their argument has them.
-_KEEPS_FEATURES = frozenset(
-    f"{name}{ending}"
-    for name in ("add", "sub", "rsub", "__rsub__", "mul", "div", "sigmoid", "tanh", "dropout",
-                 "layer_norm", "rms_norm", "clone", "contiguous", "to", "float")
-    for ending in ("", "_")
-)  # fmt: skip
-
-
-def _activation_of(func: Any, args: Any, kwargs: dict[str, Any]) -> str | None:
-    """Name of the activation that a call computes, None for every other call."""
-    name = _ACTIVATIONS.get(func)
-    if name != "hardtanh":
-        return name
-    bounds = {"min_val": -1.0, "max_val": 1.0}
-    bounds |= dict(zip(bounds, args[1:], strict=False))
-    bounds |= {key: kwargs[key] for key in bounds if key in kwargs}
-    if bounds["min_val"] != 0:
-        return None
-    return "relu6" if bounds["max_val"] == 6 else "hardtanh"
-
-
-def _has_last_dim_features(func: Any, args: Any, output: Any) -> bool:
-    """Whether a call's result has its features in the last dimension, as tokens have."""
-    name = getattr(func, "__name__", "").split(".")[0]
-    if not isinstance(output, Tensor) or output.dim() <= 2:
-        return False
-    # Of what a normalisation over several dimensions gives, nothing is known.
-    normalised = args[1] if name in ("layer_norm", "rms_norm") and len(args) > 1 else ()
-    if name == "linear" or len(normalised) == 1:
-        return True
-    return name in _KEEPS_FEATURES and any(getattr(arg, _TOKEN_MARK, False) for arg in args)
-
-
-class _Activations(TorchFunctionMode):
-    """Calls ``handler(call number, function, args, kwargs, activation name)`` for each activation.
-
-    Sites are identified by their order: a network in eval mode makes the same activation calls in
-    the same order every time. Function modes are thread-local and leave no trace in the model.
-    """
-
-    def __init__(self, handler: Callable[..., Any], mark_tokens: bool = False) -> None:
-        super().__init__()
-        self.handler = handler
-        self.mark_tokens = mark_tokens
-        self.calls = 0
-        self.inside = 0  # depth of activation modules: what these call is part of them
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        activation = _activation_of(func, args, kwargs)
-        if activation is not None and self.inside == 0:
-            call = self.calls
-            self.calls += 1
-            return self.handler(call, func, args, kwargs, activation)
-        output = func(*args, **kwargs)
-        if self.mark_tokens and _has_last_dim_features(func, args, output):
-            setattr(output, _TOKEN_MARK, True)
-        return output
-
-
-@dataclass
-class _Frozen:
-    """What has to be put back in a model, and by how many runs it is in use."""
-
-    training: list[nn.Module]
-    parameters: list[nn.Parameter]
-    runs: int = 0
-
-
-_frozen: dict[nn.Module, _Frozen] = {}
-_frozen_lock = threading.Lock()
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no parameter gradients inside; modes and flags are put back on exit.
-
-    Parameters only have to be frozen while the graph is recorded: autograd looks at
-    ``requires_grad`` during the forward pass. Of runs that overlap (nested ones, or threads) the
-    last one to end puts the model back.
-    """
-    with _frozen_lock:
-        state = _frozen.get(model)
-        if state is None:
-            state = _Frozen(
-                [module for module in model.modules() if module.training],
-                [parameter for parameter in model.parameters() if parameter.requires_grad],
-            )
-            for module in state.training:
-                module.training = False
-            for parameter in state.parameters:
-                parameter.requires_grad_(False)
-            _frozen[model] = state
-        state.runs += 1
-    try:
-        yield
-    finally:
-        with _frozen_lock:
-            state.runs -= 1
-            if state.runs == 0:
-                del _frozen[model]
-                for module in state.training:
-                    module.training = True
-                for parameter in state.parameters:
-                    parameter.requires_grad_(True)
 
 
 class GatedTarget:
@@ -236,7 +78,7 @@ class GatedTarget:
         output_fn: Callable[[Any], Tensor] | None = None,
         activation_modules: Sequence[type[nn.Module]] = (),
     ) -> None:
-        self.model = _eager_module(model)
+        self.model = eager_module(model)
         self.output_fn = output_fn
         self.activation_modules = tuple(activation_modules)
         if not isinstance(example_input, Tensor) or example_input.dim() < 1:
@@ -402,18 +244,18 @@ class GatedTarget:
         batch = example_input.shape[0]
         # The calls of a traced graph come from no module of their own, but each remembers one.
         traced = {
-            name: itertools.cycle(_origins(module, name))
+            name: itertools.cycle(origins_of_activations(module, name))
             for name, module in self.model.named_modules()
             if isinstance(module, fx.GraphModule)
         }
 
         def handler(call: int, func: Any, args: Any, kwargs: Any, name: str) -> Tensor:
             source = args[0] if args else kwargs["input"]
-            token = getattr(source, _TOKEN_MARK, False)
+            token = getattr(source, TOKEN_MARK, False)
             output = func(*args, **kwargs)
             batched = output.dim() >= 2 and output.shape[0] == batch
             if token:
-                setattr(output, _TOKEN_MARK, True)
+                setattr(output, TOKEN_MARK, True)
             path = next(traced.get(stack[-1], iter(())), stack[-1])
             channel_dim = -1 if token else 1
             shape = tuple(output.movedim(-1, 1).shape if token and batched else output.shape)[1:]
@@ -465,9 +307,9 @@ class GatedTarget:
     @contextmanager
     def _intercept(
         self, handler: Callable[..., Any], mark_tokens: bool = False
-    ) -> Iterator[_Activations]:
+    ) -> Iterator[ActivationCalls]:
         """Route every activation call, by function or by ``activation_modules``, to ``handler``."""
-        mode = _Activations(handler, mark_tokens)
+        mode = ActivationCalls(handler, mark_tokens)
         handles = []
 
         def enter(module: nn.Module, _: Any) -> None:
@@ -546,9 +388,9 @@ class GatedTarget:
     ) -> Tensor:
         """``gate * act(x) + (1 - gate) * baseline``, in place where the model's call is."""
         source: Tensor = args[0] if args else kwargs["input"]
-        inplace = func in _INPLACE_CALLS or bool(kwargs.get("inplace", False))
+        inplace = func in INPLACE_CALLS or bool(kwargs.get("inplace", False))
         tracked = torch.is_grad_enabled() and (source.requires_grad or gate.requires_grad)
-        fused = name in _FUSED and func in _ACTIVATIONS  # not a module that happens to be named so
+        fused = name in FUSED and func in ACTIVATIONS  # not a module that happens to be named so
         # What an observer holds must not be what the model writes into afterwards.
         apart = observe is not None and site in self._overwritten
         into_source = inplace and fused and not tracked and not apart
@@ -556,7 +398,7 @@ class GatedTarget:
             gated = self._gate(site, source, gate, activation=name, inplace=into_source)
         elif inplace:
             # Autograd needs the activation's own result intact, so that the write-back comes last.
-            gated = self._gate(site, _out_of_place(func, source.clone(), args, kwargs), gate)
+            gated = self._gate(site, out_of_place(func, source.clone(), args, kwargs), gate)
         else:
             gated = self._gate(site, func(*args, **kwargs), gate)
         if observe is not None:
@@ -659,53 +501,3 @@ class GatedTarget:
             f"GatedTarget: the model must make the same {self._num_calls} activation calls in "
             f"every run, but in this run {what}; data-dependent control flow cannot be gated"
         )
-
-
-def _origins(graph_module: fx.GraphModule, path: str) -> list[str]:
-    """Path of the module that each activation call of a traced graph comes from."""
-    origins = []
-    for node in graph_module.graph.nodes:
-        func = getattr(Tensor, node.target, None) if node.op == "call_method" else node.target
-        if not node.op.startswith("call_") or _activation_of(func, node.args, node.kwargs) is None:
-            continue
-        stack = list(node.meta.get("nn_module_stack", {}).values())
-        origins.append(".".join(name for name in (path, stack[-1][0] if stack else "") if name))
-    return origins
-
-
-def _out_of_place(func: Any, source: Tensor, args: Any, kwargs: dict[str, Any]) -> Tensor:
-    """The activation's result on ``source`` (a private copy that the call may overwrite)."""
-    result: Tensor = (
-        func(source, *args[1:], **kwargs) if args else func(**{**kwargs, "input": source})
-    )
-    return result
-
-
-def _eager_module(model: Any) -> nn.Module:
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        model = model.module
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"GatedTarget: model must be an nn.Module, got {type(model).__name__}")
-    for name, module in model.named_modules():
-        where = f"submodule {name!r}" if name else "model"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError(
-                f"GatedTarget: {where} must be an eager nn.Module, got the scripted module "
-                f"{type(module).__name__}; pass the original module, pathways.export makes "
-                "TorchScript from it"
-            )
-        if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
-            raise ValueError(
-                f"GatedTarget: {where} must have its parameters, got an uninitialised "
-                f"{type(module).__name__}; run the model once before"
-            )
-        # Compiled code does not see function modes or hooks added later (pytorch/pytorch#117758).
-        compiled = hasattr(module, "_orig_mod") or (
-            getattr(module, "_compiled_call_impl", None) is not None
-        )
-        if compiled:
-            raise TypeError(
-                f"GatedTarget: {where} must be an eager nn.Module, got a compiled module "
-                f"({type(module).__name__}); pass the module before torch.compile (its _orig_mod)"
-            )
-    return model
