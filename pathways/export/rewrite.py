@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from pathways import activations
+from pathways import target as target_module
 from pathways.activations import FUSED
 from pathways.export.capture import (
     ExportError,
@@ -65,7 +67,8 @@ _INTO_FIRST_METHODS = frozenset({"add_"})
 _INTERNAL = (
     os.path.dirname(torch.__file__) + os.sep,
     os.path.dirname(os.path.abspath(__file__)) + os.sep,
-    os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "target.py"),
+    os.path.abspath(activations.__file__),
+    os.path.abspath(target_module.__file__),
 )
 
 
