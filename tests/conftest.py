@@ -4,7 +4,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Tests run side by side with others on the same machine; results must not depend on threads."""
+    """Tests share the machine with others; results must not depend on threads."""
     torch.set_num_threads(1)
 
 
