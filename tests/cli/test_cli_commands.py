@@ -22,7 +22,7 @@ def test_version_and_help(trained):
 
 
 def test_sites_prints_the_table(trained):
-    result = trained.call("sites", "--target", f"{trained.toy}:net", "--shape", "1,8,8")
+    result = trained.call("sites", "--target", f"{trained.toy}:net", "--shape", "1, 8,8")
     assert result.exit_code == 0
     assert "8x8x8" in result.stdout
     assert result.stdout.strip().splitlines()[-1].split() == ["total", "24"]
@@ -63,6 +63,35 @@ def test_fit_on_fewer_images_is_recorded(trained, tmp_path):
     out = tmp_path / "few"
     assert trained.call(*trained.fit_arguments(out, 2), "--train-images", "40").exit_code == 0
     assert len(Run.open(out).images.train) == 40
+
+
+def test_fit_with_means_instead_of_zeros(trained, tmp_path):
+    out = tmp_path / "mean"
+    arguments = [*trained.fit_arguments(out, 12), "--baseline", "mean", "--set", "patience=null"]
+    assert trained.call(*arguments).exit_code == 0
+    run = Run.open(out)
+    assert run.description.baseline == "mean"
+    assert [tuple(value.shape) for value in run.target.baseline] == [(8,), (8,), (8,)]
+    inputs = run.preprocessing(run.images.train[:40].float() / 255)
+    expected = run.target.features(run.preprocessing(run.images.train.float() / 255))[1][0]
+    torch.testing.assert_close(run.target.baseline[0], expected.mean((0, 2, 3)))
+    closed = torch.zeros(1, run.target.sites.num_neurons)
+    assert not torch.equal(
+        run.target.gated(inputs, closed), Run.open(trained.run).target.gated(inputs, closed)
+    )
+    assert trained.call("explain", out, "--test", "0").exit_code == 0
+
+
+def test_fit_with_other_preprocessing(trained, tmp_path):
+    out = tmp_path / "r"
+    arguments = trained.fit_arguments(out, 1)
+    more = ["--scale", "255", "--mean", "127", "--std", "128", "--size", "8x8"]
+    assert trained.call(*arguments, *more, "--sparsity", "0.5").exit_code == 0
+    values = Run.open(out).description.preprocessing
+    assert values == {
+        "mean": [127.0], "std": [128.0], "size": [8, 8], "scale": 255.0, "channel_order": "rgb",
+    }  # fmt: skip
+    assert json.loads((out / "training.json").read_text())["sparsity"] == 0.5
 
 
 def test_evaluate_with_baselines(project):
@@ -162,3 +191,24 @@ def test_overlap_of_one_file_and_of_two(project, evaluated, tmp_path):
     assert both["iou"] == alone["iou"]
     result = project.call("overlap", file, file, "--out", tmp_path / "o.png")
     assert "same name" in result.stdout
+
+
+def test_overlap_of_single_images(project, tmp_path):
+    out = tmp_path / "e"
+    project.call("explain", project.run, "--test", "1", "--test", "4", "--out", out)
+    value = project.json("overlap", out / "pathways.safetensors")
+    assert value["rows"] == ["test_0001", "test_0004"]
+    assert value["kind"] == ["pathway"]
+    empty = Pathway.load(out / "pathways.safetensors")[:0]
+    empty.save(out / "empty.safetensors")
+    result = project.call("overlap", out / "empty.safetensors")
+    assert result.exit_code == 1
+    assert "must hold at least one pathway, got none" in " ".join(result.stderr.split())
+    foreign = Pathway.load(out / "pathways.safetensors")
+    foreign.fingerprint = "0" * 64
+    foreign.save(out / "foreign.safetensors")
+    result = project.call("overlap", out / "pathways.safetensors", out / "foreign.safetensors")
+    assert result.exit_code == 1
+    message = "".join(result.stderr.split())
+    assert "0" * 64 in message
+    assert empty.fingerprint in message

@@ -109,6 +109,11 @@ def test_fit_errors_leave_nothing_behind(trained, tmp_path):
     assert "--size must be a side or height x width, got '1x2x3'" in fit("--size", "1x2x3")
     assert "channel_order must be rgb or bgr, got 'grb'" in fit("--channel-order", "grb")
     assert "std and scale must be positive" in fit("--scale", "0")
+    assert "--std must be one number or 1, got 'wide'" in fit("--std", "wide")
+    assert "baseline must be one of zero, mean, got 'median'" in fit("--baseline", "median")
+    assert "sparsity_mode must be site or neuron, got 'layer'" in fit(
+        "--set", "sparsity_mode=layer"
+    )
     if not torch.cuda.is_available():
         assert "this torch sees no CUDA device" in fit("--device", "cuda", "--overwrite")
     assert not (out / "generator.safetensors").exists()

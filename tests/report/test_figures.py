@@ -12,6 +12,7 @@ from pathways.evaluation.transfer import Scores, TransferPoint
 from pathways.preprocessing import Preprocessing
 from pathways.report import (
     collapse_gradient,
+    explain_images,
     explanation_figure,
     fit_to_run,
     heatmap_figure,
@@ -188,6 +189,14 @@ def test_a_failed_write_keeps_the_old_picture(tmp_path, monkeypatch):
         save_figure(figure, path)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["p.png"]
+
+
+def test_explain_images_checks_its_arguments(tmp_path):
+    with pytest.raises(ValueError, match="names must be 1, got 0"):
+        explain_images(None, None, [torch.zeros(1, 4, 4)], [], ("a",), tmp_path / "x")
+    with pytest.raises(ValueError, match=r"class must be in \[0, 1\), got 1"):
+        explain_images(None, None, [], [], ("a",), tmp_path / "x", about=1)
+    assert not (tmp_path / "x").exists()
 
 
 def test_images_are_fitted_to_the_run():
