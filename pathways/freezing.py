@@ -60,6 +60,16 @@ def frozen(model: nn.Module) -> Iterator[None]:
                     parameter.requires_grad_(True)
 
 
+def in_checkpoint() -> bool:
+    """Whether this runs inside ``torch.utils.checkpoint`` (``use_reentrant=False``).
+
+    It works by hooks on what is saved for the backward pass; no public function tells.
+    """
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    hooks = None if top is None else top(False)
+    return hooks is not None and hooks[0].__qualname__.startswith("_checkpoint_hook")
+
+
 def eager_module(model: Any) -> nn.Module:
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module

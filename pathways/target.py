@@ -22,7 +22,7 @@ from pathways.activations import (
     origins_of_activations,
     out_of_place,
 )
-from pathways.freezing import eager_module, frozen
+from pathways.freezing import eager_module, frozen, in_checkpoint
 from pathways.sites import Selector, Site, Sites
 
 
@@ -53,7 +53,8 @@ class GatedTarget:
     Raises:
         TypeError: not an ``nn.Module``, or a scripted or compiled module.
         ValueError: no activation found, the selector matches nothing, or lazy parameters.
-        RuntimeError: a run's activations differ from those found with ``example_input``.
+        RuntimeError: a run's activations differ from those found with ``example_input``, or no
+            gradient can reach a gate.
 
     Source: the idea of gating is arXiv:2309.09887's; what counts as a site is our choice.
 
@@ -367,9 +368,18 @@ class GatedTarget:
                 if observe is not None:
                     observe(site, output)
                 return output
+            if recording and (not torch.is_grad_enabled() or in_checkpoint()):
+                raise RuntimeError(
+                    f"GatedTarget: no gradient can reach the gate of site {self.sites[site].key}, "
+                    "the model runs it under torch.no_grad or with gradient checkpointing, which "
+                    "would run it again without its gate; switch that off in the model"
+                )
             return self._gated_activation(site, gates[site], func, args, kwargs, name, observe)
 
         self._check_images(images)
+        recording = torch.is_grad_enabled() and any(
+            tensor.requires_grad for tensor in (images, *(gates or ()))
+        )
         with frozen(self.model), self._intercept(handler) as mode:
             output = self.model(images.clone() if self._overwrites_input else images)
         if mode.calls != self._num_calls:

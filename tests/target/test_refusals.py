@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from pathways.target import GatedTarget
 
@@ -256,6 +257,48 @@ def test_activation_of_another_batch_than_the_images():
     target = GatedTarget(Model(), torch.randn(1, 3))
     with pytest.raises(RuntimeError, match=r"has \(1, 3\) activations, not 3 channels of 2 inputs"):
         target.gated(torch.randn(2, 3), torch.ones(2, 3))
+
+
+class WithoutGradient(nn.Module):
+    """A part of the model runs under no_grad or is checkpointed."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.first, self.second, self.head = nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 2)
+
+    def part(self, x):
+        return F.relu(self.second(x))
+
+    def forward(self, x):
+        x = F.gelu(self.first(x))
+        if self.kind == "no_grad":
+            with torch.no_grad():
+                return self.head(self.part(x))
+        if self.kind == "plain":
+            return self.head(self.part(x))
+        return self.head(checkpoint(self.part, x, use_reentrant=self.kind == "reentrant"))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("kind", ["no_grad", "reentrant", "checkpoint"])
+def test_gradients_that_would_be_wrong(kind):
+    """Checkpointing runs a part again in the backward pass, where nothing is gated."""
+    torch.manual_seed(0)
+    model = WithoutGradient(kind)
+    x, gates = torch.randn(3, 4), torch.full((3, 11), 0.5)
+    target = GatedTarget(model, x)
+    message = "no gradient can reach the gate of site #1, the model runs it under torch.no_grad"
+    with pytest.raises(RuntimeError, match=message):
+        target.gated(x, gates.clone().requires_grad_())
+    with pytest.raises(RuntimeError, match=message):
+        target.gated(x.clone().requires_grad_(), gates)
+    model.kind = "plain"
+    expected = target.gated(x, gates)
+    model.kind = kind
+    torch.testing.assert_close(target.gated(x, gates), expected)  # nothing is recorded
+    with torch.no_grad():
+        torch.testing.assert_close(target.gated(x, gates.requires_grad_()), expected)
 
 
 # --------------------------------------------------------- exceptions
