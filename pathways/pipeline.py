@@ -175,7 +175,8 @@ def load_training(out: str | os.PathLike[str]) -> tuple[Run, TrainingConfig]:
 
 def _remove_training(out: Path) -> None:
     """Remove what an earlier training left, so that nothing of it passes for the new one's."""
-    for file in (out / GENERATOR, out / CHECKPOINT, *(out / "log").glob("metrics*.csv")):
+    names = (GENERATOR, CHECKPOINT, CLASS_PATHWAYS, EVALUATION, METRICS, EXPLAINER)
+    for file in (*(out / name for name in names), *(out / "log").glob("metrics*.csv")):
         file.unlink(missing_ok=True)
 
 

@@ -119,12 +119,15 @@ def test_fit_errors_leave_nothing_behind(trained, tmp_path):
     assert not (out / "generator.safetensors").exists()
 
 
-def test_fit_does_not_replace_a_run_unasked(project):
+def test_fit_does_not_replace_a_run_unasked(project, evaluated):
     before = (project.run / "generator.safetensors").read_bytes()
     message = fails(project, *project.fit_arguments(project.run))
     assert "already holds a run; go on with --resume, replace it with --overwrite" in message
     assert (project.run / "generator.safetensors").read_bytes() == before
+    # Class pathways of the old generator must not end up in an export of the new one.
+    shutil.copy(evaluated / "class_pathways.safetensors", project.run)
     assert project.call(*project.fit_arguments(project.run, 3), "--overwrite").exit_code == 0
+    assert not (project.run / "class_pathways.safetensors").exists()
     assert json.loads((project.run / "training.json").read_text())["steps"] == 3
 
 
@@ -359,13 +362,18 @@ def test_signal_of_a_real_terminal(trained, tmp_path):
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A shell that runs the tests in the background has made its children ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 120
-    while not (out / "log" / "metrics.csv").is_file() and program.poll() is None:
-        assert time.monotonic() < deadline, "the training never started"
-        time.sleep(0.1)
-    program.send_signal(signal.SIGINT)
-    _, stderr = program.communicate(timeout=120)
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / "log" / "metrics.csv").is_file() and program.poll() is None:
+            assert time.monotonic() < deadline, "the training never started"
+            time.sleep(0.1)
+        program.send_signal(signal.SIGINT)
+        _, stderr = program.communicate(timeout=120)
+    finally:
+        program.kill()
     assert program.returncode == 130, stderr
     assert "interrupted; go on with: pathways fit" in stderr
     assert "Traceback" not in stderr
