@@ -1,6 +1,8 @@
 """GatedTarget on many small networks: the laws every gated run obeys."""
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -480,9 +482,6 @@ def test_two_targets_of_one_model_may_be_nested(make_case):
 
 def test_threads_share_a_target(make_case):
     """Overlapping runs: the first one to end must not put the model back into train mode."""
-    import threading
-    from concurrent.futures import ThreadPoolExecutor
-
     case = make_case("after-activation")
     case.model.train()
     x = case.images()
@@ -507,6 +506,27 @@ def test_threads_share_a_target(make_case):
         results = one.result(20), two.result(20)
     assert all(torch.equal(result, expected) for result in results)
     assert_same_state(found, state(case.model))
+
+
+def test_two_targets_run_side_by_side(make_case):
+    """What one thread intercepts is no business of the other."""
+    cases = [make_case("reused"), make_case("reused-not-inplace")]
+    x = cases[0].images()
+    targets = [GatedTarget(case.model, x) for case in cases]
+    masks = [random_mask(target, 3) for target in targets]
+    expected = [target.gated(x, mask) for target, mask in zip(targets, masks, strict=True)]
+    both_are_inside = threading.Barrier(2, timeout=20)
+
+    def run(i):
+        # Both stop at each of their first two sites until the other has come as far.
+        return targets[i].gated(
+            x, masks[i], observe=lambda site, _: both_are_inside.wait() if site < 2 else None
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(run, range(2)))
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
 
 
 def test_copies_are_independent(make_case):
