@@ -1,5 +1,10 @@
+import signal
+
 import pytest
 import torch
+
+# A shell that runs the tests in the background makes them ignore ctrl-C, which some of them test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
