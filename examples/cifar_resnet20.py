@@ -79,7 +79,6 @@ def main(
             preprocessing=preprocessing,
             image_shape=images.shape,
             classes=images.classes,
-            data=f"npz:{test}",
             mean_over=images.train[:MEAN_IMAGES],
             seed=seed,
         )

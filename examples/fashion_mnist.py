@@ -78,6 +78,7 @@ def main(
             image_shape=images.shape,
             classes=images.classes,
             data=spec,
+            train_images=train_images,
             seed=seed,
         )
         settings = TrainingConfig.from_json(SETTINGS.to_json() | {"steps": steps, "seed": seed})

@@ -43,6 +43,9 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         ['note.txt']
     """
     final = Path(os.path.realpath(path))
+    if final.exists() and not final.is_file():
+        # Renaming over a device or a pipe would replace it by a file.
+        raise OSError(errno.EINVAL, f"cannot write {path} (it is not a regular file)")
     temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
     try:
         # Not tempfile: its files are private (mode 0600), this one follows the umask.

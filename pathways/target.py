@@ -88,6 +88,7 @@ class GatedTarget:
                 f"got {type(example_input).__name__}"
             )
         self.example_shape: tuple[int, ...] = tuple(example_input.shape[1:])
+        self.example_floating = example_input.is_floating_point()
         found, logits = self._discover(example_input, granularity)
         self._num_calls = len(found)
         self._call_names = [site.activation for site, _ in found]
@@ -448,6 +449,15 @@ class GatedTarget:
         if not isinstance(images, Tensor) or images.dim() == 0:
             got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise TypeError(f"GatedTarget: images must be a batched tensor, got {got}")
+        if self.example_floating and not images.is_floating_point():
+            raise TypeError(
+                f"GatedTarget: images must be floating point like example_input, got {images.dtype}"
+            )
+        if images.dim() != len(self.example_shape) + 1:
+            raise ValueError(
+                f"GatedTarget: images must have {len(self.example_shape) + 1} dimensions like "
+                f"example_input, got {tuple(images.shape)}"
+            )
         if self.sites.granularity == "unit" and tuple(images.shape[1:]) != self.example_shape:
             wanted = ", ".join(map(str, self.example_shape))
             raise ValueError(

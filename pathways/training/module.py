@@ -156,7 +156,8 @@ class GeneratorTraining(lightning.LightningModule):
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
         images = _images(batch)
-        with torch.random.fork_rng(devices=[]):
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self.config.seed + batch_index)
             loss, figures = self.objective(images, self.config.sparsity)
         self._log(figures | {"loss": loss}, "val_", len(images))

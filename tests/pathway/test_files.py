@@ -1,6 +1,7 @@
 """Files: round trips, and every way a file can be wrong or fail to be written."""
 
 import json
+import os
 import resource
 from contextlib import contextmanager
 
@@ -259,3 +260,11 @@ def test_replace_file_follows_links_and_umask(tmp_path):
     plain = tmp_path / "plain"
     plain.touch()
     assert real.stat().st_mode == plain.stat().st_mode
+
+
+def test_a_device_or_pipe_is_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="it is not a regular file"), replace_file(pipe):
+        pass
+    assert pipe.is_fifo()

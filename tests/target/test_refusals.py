@@ -403,3 +403,16 @@ def test_memory_does_not_grow(target):
     for _ in range(5):
         target.gated(X, gates), target.features(X), target(X)
     assert tensors() == before
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (torch.zeros(2, 4, dtype=torch.long), TypeError, r"must be floating point .* torch\.int64"),
+        (torch.zeros(4), ValueError, r"must have 2 dimensions like example_input, got \(4,\)"),
+    ],
+)
+def test_images_of_another_kind_than_the_example(images, error, message):
+    target = GatedTarget(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), torch.zeros(1, 4))
+    with pytest.raises(error, match=message):
+        target(images)
