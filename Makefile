@@ -50,7 +50,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report=term:skip-covered \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules pathways tests --cov --cov-report=term:skip-covered \
 		--cov-fail-under=90 $(PYTEST_ARGS)
 
 second: $(LATEST)
