@@ -65,7 +65,7 @@ def main() -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("limits", nargs="*")
     parser.add_argument("--keys", action="store_true", help="exactly the known figures")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     try:
         metrics = json.loads(arguments.file.read_text())
     except (OSError, json.JSONDecodeError) as error:
