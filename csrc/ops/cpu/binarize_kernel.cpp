@@ -5,6 +5,7 @@
 #include "../../core/quantizer.h"
 #include "../check.h"
 #include "../stable.h"
+#include "binarize_loops.h"
 #include "dispatch.h"
 
 namespace pathways {
@@ -19,24 +20,17 @@ Tensor binarize_kernel(const Tensor& importance, double sigma, double gamma) {
   const Tensor input = torch::stable::contiguous(importance);
   Tensor output = torch::stable::empty_like(input);
   std::atomic<bool> found_nan{false};
-  dispatch_floating(input.scalar_type(), [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    using C = ComputeType<T>;
-    const T* from = static_cast<const T*>(input.const_data_ptr());
-    T* to = static_cast<T*>(output.mutable_data_ptr());
-    torch::stable::parallel_for(
-        0, input.numel(), kGrain, [&](int64_t begin, int64_t end) {
-          bool nan = false;
-          for (int64_t i = begin; i < end; ++i) {
-            const C value = static_cast<C>(from[i]);
-            nan |= value != value;
-            to[i] = static_cast<T>(binarize_value(value));
-          }
-          if (nan) {
-            found_nan.store(true, std::memory_order_relaxed);
-          }
-        });
-  });
+  const ElementType type = element_type(input.scalar_type());
+  const int64_t bytes = element_bytes(type);
+  const char* from = static_cast<const char*>(input.const_data_ptr());
+  char* to = static_cast<char*>(output.mutable_data_ptr());
+  torch::stable::parallel_for(
+      0, input.numel(), kGrain, [&](int64_t begin, int64_t end) {
+        if (!binarize_loops().forward(type, from + begin * bytes,
+                                      to + begin * bytes, end - begin)) {
+          found_nan.store(true, std::memory_order_relaxed);
+        }
+      });
   PATHWAYS_CHECK(!found_nan.load(),
                  "binarize: importance must not contain NaN, got NaN");
   return output;
@@ -49,23 +43,18 @@ Tensor binarize_backward_kernel(const Tensor& grad, const Tensor& importance,
   const Tensor incoming = torch::stable::contiguous(grad);
   Tensor output = torch::stable::empty_like(input);
   const QuantizerConstants constants = quantizer_constants(sigma, gamma);
-  dispatch_floating(input.scalar_type(), [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    using C = ComputeType<T>;
-    const T* from = static_cast<const T*>(input.const_data_ptr());
-    const T* grads = static_cast<const T*>(incoming.const_data_ptr());
-    T* to = static_cast<T*>(output.mutable_data_ptr());
-    const C inverse_variance = static_cast<C>(constants.inverse_variance);
-    const C scale = static_cast<C>(constants.scale);
-    torch::stable::parallel_for(
-        0, input.numel(), kGrain, [&](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; ++i) {
-            const C slope = binarize_derivative(static_cast<C>(from[i]),
-                                                inverse_variance, scale);
-            to[i] = static_cast<T>(static_cast<C>(grads[i]) * slope);
-          }
-        });
-  });
+  const ElementType type = element_type(input.scalar_type());
+  const int64_t bytes = element_bytes(type);
+  const char* from = static_cast<const char*>(input.const_data_ptr());
+  const char* grads = static_cast<const char*>(incoming.const_data_ptr());
+  char* to = static_cast<char*>(output.mutable_data_ptr());
+  torch::stable::parallel_for(
+      0, input.numel(), kGrain, [&](int64_t begin, int64_t end) {
+        binarize_loops().backward(type, grads + begin * bytes,
+                                  from + begin * bytes, to + begin * bytes,
+                                  end - begin, constants.inverse_variance,
+                                  constants.scale);
+      });
   return output;
 }
 

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "../check.h"
+#include "element_type.h"
 
 namespace pathways {
 
@@ -17,6 +18,16 @@ template <typename T>
 struct TypeTag {
   using type = T;
 };
+
+// The checks have refused every other type.
+inline ElementType element_type(ScalarType type) {
+  switch (type) {
+    case ScalarType::Double: return ElementType::kDouble;
+    case ScalarType::BFloat16: return ElementType::kBFloat16;
+    case ScalarType::Half: return ElementType::kHalf;
+    default: return ElementType::kFloat;
+  }
+}
 
 // float for everything narrower than double.
 template <typename T>

@@ -1,0 +1,422 @@
+#pragma once
+
+// 64 bytes of numbers as one value: 16 floats or 8 doubles, in as many vector
+// registers as the variant needs for them. The number of lanes is the same in
+// every variant, and the loops are compiled without contraction to fused
+// multiply-add, so that all variants give the same bits. For <name>_loops.cpp
+// files only (variant.h).
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace pathways {
+namespace PATHWAYS_VARIANT {
+namespace {
+
+#define PATHWAYS_LANES inline __attribute__((always_inline))
+
+#if defined(__AVX512F__)
+constexpr int kRegisterBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kRegisterBytes = 32;
+#else
+constexpr int kRegisterBytes = 16;
+#endif
+constexpr int kLaneBytes = 64;
+constexpr int kParts = kLaneBytes / kRegisterBytes;
+
+// Storage of the narrow types, laid out as those of torch.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+// What a type is computed in.
+template <typename T>
+using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <typename T, int kBytes>
+struct RegisterOf {
+  typedef T type __attribute__((vector_size(kBytes)));
+};
+
+template <typename T>
+struct Lanes {
+  static constexpr int kCount = kLaneBytes / static_cast<int>(sizeof(T));
+  static constexpr int kPerPart = kCount / kParts;
+  using Register = typename RegisterOf<T, kRegisterBytes>::type;
+  Register part[kParts];
+};
+
+// How a register lies in memory: at any address, over numbers of any type.
+template <typename Register>
+struct InMemory {
+  typedef Register type __attribute__((aligned(1), may_alias));
+};
+
+// Through these, because memcpy of all parts at once goes by the stack.
+template <typename Register>
+PATHWAYS_LANES Register load_register(const void* from) {
+  return *static_cast<const typename InMemory<Register>::type*>(from);
+}
+
+template <typename Register>
+PATHWAYS_LANES void store_register(void* to, const Register& value) {
+  *static_cast<typename InMemory<Register>::type*>(to) = value;
+}
+
+// The result of a comparison: all bits set where it holds.
+template <typename T>
+using Mask = Lanes<std::conditional_t<sizeof(T) == 8, int64_t, int32_t>>;
+
+template <typename T>
+PATHWAYS_LANES Lanes<T> all(T value) {
+  Lanes<T> result;
+  for (int p = 0; p < kParts; ++p) {
+    for (int i = 0; i < Lanes<T>::kPerPart; ++i) {
+      result.part[p][i] = value;
+    }
+  }
+  return result;
+}
+
+// 0, 1, 2, ... in the integer type of the mask.
+template <typename T>
+PATHWAYS_LANES Mask<T> lane_numbers() {
+  Mask<T> result;
+  for (int p = 0; p < kParts; ++p) {
+    for (int i = 0; i < Lanes<T>::kPerPart; ++i) {
+      result.part[p][i] = p * Lanes<T>::kPerPart + i;
+    }
+  }
+  return result;
+}
+
+#define PATHWAYS_LANE_OPERATOR(op)                                            \
+  template <typename T>                                                       \
+  PATHWAYS_LANES Lanes<T> operator op(const Lanes<T>& a, const Lanes<T>& b) { \
+    Lanes<T> result;                                                          \
+    for (int p = 0; p < kParts; ++p) {                                        \
+      result.part[p] = a.part[p] op b.part[p];                                \
+    }                                                                         \
+    return result;                                                            \
+  }
+PATHWAYS_LANE_OPERATOR(+)
+PATHWAYS_LANE_OPERATOR(-)
+PATHWAYS_LANE_OPERATOR(*)
+PATHWAYS_LANE_OPERATOR(/)
+PATHWAYS_LANE_OPERATOR(&)
+PATHWAYS_LANE_OPERATOR(|)
+#undef PATHWAYS_LANE_OPERATOR
+
+#define PATHWAYS_LANE_COMPARISON(op)                                         \
+  template <typename T>                                                      \
+  PATHWAYS_LANES Mask<T> operator op(const Lanes<T>& a, const Lanes<T>& b) { \
+    Mask<T> result;                                                          \
+    for (int p = 0; p < kParts; ++p) {                                       \
+      result.part[p] = a.part[p] op b.part[p];                               \
+    }                                                                        \
+    return result;                                                           \
+  }
+PATHWAYS_LANE_COMPARISON(<)
+PATHWAYS_LANE_COMPARISON(<=)
+PATHWAYS_LANE_COMPARISON(>)
+PATHWAYS_LANE_COMPARISON(>=)
+PATHWAYS_LANE_COMPARISON(==)
+PATHWAYS_LANE_COMPARISON(!=)
+#undef PATHWAYS_LANE_COMPARISON
+
+template <typename T>
+PATHWAYS_LANES Lanes<T> operator-(const Lanes<T>& a) {
+  Lanes<T> result;
+  for (int p = 0; p < kParts; ++p) {
+    result.part[p] = -a.part[p];
+  }
+  return result;
+}
+
+// a where the mask is set, b elsewhere.
+template <typename T>
+PATHWAYS_LANES Lanes<T> select(const Mask<T>& mask, const Lanes<T>& a,
+                               const Lanes<T>& b) {
+  Lanes<T> result;
+  for (int p = 0; p < kParts; ++p) {
+    result.part[p] = mask.part[p] ? a.part[p] : b.part[p];
+  }
+  return result;
+}
+
+template <typename To, typename From>
+PATHWAYS_LANES Lanes<To> bit_cast(const Lanes<From>& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  Lanes<To> result;
+  for (int p = 0; p < kParts; ++p) {
+    result.part[p] =
+        reinterpret_cast<typename Lanes<To>::Register>(from.part[p]);
+  }
+  return result;
+}
+
+template <typename T>
+PATHWAYS_LANES bool any(const Lanes<T>& mask) {
+  auto joined = mask.part[0];
+  for (int p = 1; p < kParts; ++p) {
+    joined |= mask.part[p];
+  }
+  uint64_t words[kRegisterBytes / 8];
+  store_register(words, joined);
+  uint64_t found = 0;
+  for (const uint64_t word : words) {
+    found |= word;
+  }
+  return found != 0;
+}
+
+// --------------------------------------------------------------- load and
+// store
+
+template <typename T>
+PATHWAYS_LANES Lanes<T> load(const T* from) {
+  Lanes<T> result;
+  for (int p = 0; p < kParts; ++p) {
+    result.part[p] = load_register<typename Lanes<T>::Register>(
+        from + p * Lanes<T>::kPerPart);
+  }
+  return result;
+}
+
+template <typename T>
+PATHWAYS_LANES void store(T* to, const Lanes<T>& value) {
+  for (int p = 0; p < kParts; ++p) {
+    store_register(to + p * Lanes<T>::kPerPart, value.part[p]);
+  }
+}
+
+// 16 narrow numbers as the low halves of 32-bit lanes, and back.
+PATHWAYS_LANES Lanes<uint32_t> widen(const uint16_t* from) {
+  using Half = typename RegisterOf<uint16_t, kRegisterBytes / 2>::type;
+  Lanes<uint32_t> result;
+  for (int p = 0; p < kParts; ++p) {
+    const Half half = load_register<Half>(from + p * Lanes<uint32_t>::kPerPart);
+    result.part[p] = __builtin_convertvector(half, Lanes<uint32_t>::Register);
+  }
+  return result;
+}
+
+PATHWAYS_LANES void narrow(uint16_t* to, const Lanes<uint32_t>& value) {
+  using Half = typename RegisterOf<uint16_t, kRegisterBytes / 2>::type;
+  for (int p = 0; p < kParts; ++p) {
+    const Half half = __builtin_convertvector(value.part[p], Half);
+    store_register(to + p * Lanes<uint32_t>::kPerPart, half);
+  }
+}
+
+template <int kBits>
+PATHWAYS_LANES Lanes<uint32_t> shift_left(const Lanes<uint32_t>& value) {
+  Lanes<uint32_t> result;
+  for (int p = 0; p < kParts; ++p) {
+    result.part[p] = value.part[p] << kBits;
+  }
+  return result;
+}
+
+template <int kBits>
+PATHWAYS_LANES Lanes<uint32_t> shift_right(const Lanes<uint32_t>& value) {
+  Lanes<uint32_t> result;
+  for (int p = 0; p < kParts; ++p) {
+    result.part[p] = value.part[p] >> kBits;
+  }
+  return result;
+}
+
+PATHWAYS_LANES Lanes<float> load(const BFloat16* from) {
+  return bit_cast<float>(
+      shift_left<16>(widen(reinterpret_cast<const uint16_t*>(from))));
+}
+
+// Round to nearest, ties to even; NaN becomes the quiet NaN of torch.
+PATHWAYS_LANES void store(BFloat16* to, const Lanes<float>& value) {
+  const Lanes<uint32_t> bits = bit_cast<uint32_t>(value);
+  const Lanes<uint32_t> odd = shift_right<16>(bits) & all(uint32_t{1});
+  const Lanes<uint32_t> rounded =
+      shift_right<16>(bits + odd + all(uint32_t{0x7fff}));
+  const Lanes<uint32_t> result =
+      select<uint32_t>(value != value, all(uint32_t{0x7fc0}), rounded);
+  narrow(reinterpret_cast<uint16_t*>(to), result);
+}
+
+#if defined(__AVX512F__)
+// The forms with a mask, because g++ 12 warns inside its header of the others.
+PATHWAYS_LANES Lanes<float> load(const Float16* from) {
+  const __m256i bits =
+      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return {{_mm512_maskz_cvtph_ps(0xffff, bits)}};
+}
+
+PATHWAYS_LANES void store(Float16* to, const Lanes<float>& value) {
+  const __m256i bits =
+      _mm512_maskz_cvtps_ph(0xffff, value.part[0], _MM_FROUND_TO_NEAREST_INT);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits);
+}
+#elif defined(__AVX2__)
+PATHWAYS_LANES Lanes<float> load(const Float16* from) {
+  Lanes<float> result;
+  for (int p = 0; p < kParts; ++p) {
+    result.part[p] = _mm256_cvtph_ps(
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(from) + p));
+  }
+  return result;
+}
+
+PATHWAYS_LANES void store(Float16* to, const Lanes<float>& value) {
+  for (int p = 0; p < kParts; ++p) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to) + p,
+                     _mm256_cvtps_ph(value.part[p], _MM_FROUND_TO_NEAREST_INT));
+  }
+}
+#elif defined(__aarch64__)
+PATHWAYS_LANES Lanes<float> load(const Float16* from) {
+  const auto* bits = reinterpret_cast<const uint16_t*>(from);
+  Lanes<float> result;
+  for (int p = 0; p < kParts; ++p) {
+    result.part[p] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(bits + 4 * p)));
+  }
+  return result;
+}
+
+PATHWAYS_LANES void store(Float16* to, const Lanes<float>& value) {
+  auto* bits = reinterpret_cast<uint16_t*>(to);
+  for (int p = 0; p < kParts; ++p) {
+    vst1_u16(bits + 4 * p, vreinterpret_u16_f16(vcvt_f16_f32(value.part[p])));
+  }
+}
+#else
+// The exponent of the narrow type is moved by a multiplication with 2^112,
+// which also turns its subnormal numbers into normal ones.
+PATHWAYS_LANES Lanes<float> load(const Float16* from) {
+  const Lanes<uint32_t> bits = widen(reinterpret_cast<const uint16_t*>(from));
+  const Lanes<uint32_t> size = shift_left<13>(bits & all(uint32_t{0x7fff}));
+  const Lanes<uint32_t> finite =
+      bit_cast<uint32_t>(bit_cast<float>(size) * all(0x1p112f));
+  const Lanes<uint32_t> special = size | all(uint32_t{0x7f800000});
+  const Lanes<uint32_t> joined =
+      select<uint32_t>(size >= all(uint32_t{0x0f800000}), special, finite);
+  return bit_cast<float>(joined | shift_left<16>(bits & all(uint32_t{0x8000})));
+}
+
+// Round to nearest, ties to even.
+PATHWAYS_LANES void store(Float16* to, const Lanes<float>& value) {
+  const Lanes<uint32_t> bits = bit_cast<uint32_t>(value);
+  const Lanes<uint32_t> size = bits & all(uint32_t{0x7fffffff});
+  const Lanes<uint32_t> odd = shift_right<13>(size) & all(uint32_t{1});
+  const Lanes<uint32_t> normal = shift_right<13>(
+      size - all(uint32_t{112u << 23}) + all(uint32_t{0xfff}) + odd);
+  // Adding one half leaves the multiple of 2^-24 in the low bits, rounded.
+  const Lanes<uint32_t> subnormal =
+      bit_cast<uint32_t>(bit_cast<float>(size) + all(0.5f)) -
+      bit_cast<uint32_t>(all(0.5f));
+  Lanes<uint32_t> result =
+      select<uint32_t>(size < all(uint32_t{113u << 23}), subnormal, normal);
+  // From 65520 on, the nearest number of the narrow type is infinity.
+  result = select<uint32_t>(size >= bit_cast<uint32_t>(all(65520.0f)),
+                            all(uint32_t{0x7c00}), result);
+  result = select<uint32_t>(value != value, all(uint32_t{0x7e00}), result);
+  narrow(reinterpret_cast<uint16_t*>(to),
+         result | (shift_right<16>(bits) & all(uint32_t{0x8000})));
+}
+#endif
+
+// The first `count` < kCount numbers; the other lanes are zero.
+template <typename T>
+PATHWAYS_LANES auto load_part(const T* from, int64_t count) {
+  T values[Lanes<Compute<T>>::kCount] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    values[i] = from[i];
+  }
+  return load(values);
+}
+
+template <typename T, typename C>
+PATHWAYS_LANES void store_part(T* to, const Lanes<C>& value, int64_t count) {
+  T values[Lanes<C>::kCount];
+  store(values, value);
+  for (int64_t i = 0; i < count; ++i) {
+    to[i] = values[i];
+  }
+}
+
+// Past the caches, for results that are much larger than those. `to` must be
+// aligned to what a load of T reads; ends with a call of stream_end.
+template <typename T, typename C>
+PATHWAYS_LANES void stream(T* to, const Lanes<C>& value) {
+#if defined(__AVX2__)
+  alignas(kLaneBytes) T values[Lanes<C>::kCount];
+  store(values, value);
+  char* bytes = reinterpret_cast<char*>(to);
+  constexpr size_t kPiece =
+      sizeof(values) < kRegisterBytes ? sizeof(values) : kRegisterBytes;
+  for (size_t at = 0; at < sizeof(values); at += kPiece) {
+    const char* from = reinterpret_cast<const char*>(values) + at;
+#if defined(__AVX512F__)
+    if constexpr (kPiece == 64) {
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(bytes + at),
+                          _mm512_load_si512(from));
+      continue;
+    }
+#endif
+    _mm256_stream_si256(
+        reinterpret_cast<__m256i*>(bytes + at),
+        _mm256_load_si256(reinterpret_cast<const __m256i*>(from)));
+  }
+#else
+  store(to, value);
+#endif
+}
+
+PATHWAYS_LANES void stream_end() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
+// --------------------------------------------------------------------- sums
+
+// The two halves of 16 floats as doubles, added to two running sums.
+PATHWAYS_LANES void add_wide(const Lanes<float>& value, Lanes<double>& low,
+                             Lanes<double>& high) {
+  using Half = typename RegisterOf<float, kRegisterBytes / 2>::type;
+  float values[Lanes<float>::kCount];
+  store(values, value);
+  for (int p = 0; p < kParts; ++p) {
+    const float* from = values + p * Lanes<double>::kPerPart;
+    low.part[p] += __builtin_convertvector(load_register<Half>(from),
+                                           Lanes<double>::Register);
+    high.part[p] += __builtin_convertvector(
+        load_register<Half>(from + Lanes<double>::kCount),
+        Lanes<double>::Register);
+  }
+}
+
+// In the order of the lanes.
+PATHWAYS_LANES double sum_of(const Lanes<double>& value) {
+  double values[Lanes<double>::kCount];
+  store(values, value);
+  double sum = 0.0;
+  for (const double one : values) {
+    sum += one;
+  }
+  return sum;
+}
+
+}  // namespace
+}  // namespace PATHWAYS_VARIANT
+}  // namespace pathways
