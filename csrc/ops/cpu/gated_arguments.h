@@ -3,13 +3,16 @@
 // Arguments of the gated CPU kernels in the form the loops want: everything in
 // the memory order of x, and the channel vectors in the compute type.
 
+#include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <optional>
 #include <vector>
 
 #include "../check.h"
 #include "../stable.h"
 #include "dispatch.h"
+#include "gated_loops.h"
 
 namespace pathways {
 
@@ -39,48 +42,118 @@ inline Tensor gate_for(const Tensor& gate, const Tensor& x,
                           : compute);
 }
 
-// The values of a vector [C] in the compute type, or C times a constant when
-// there is none.
-template <typename C>
-std::vector<C> channel_values(const std::optional<Tensor>& vector,
-                              int64_t channels, C otherwise) {
-  std::vector<C> values(static_cast<size_t>(channels), otherwise);
-  if (vector.has_value()) {
-    const Tensor source =
-        contiguous_as(*vector, sizeof(C) == sizeof(double) ? ScalarType::Double
-                                                           : ScalarType::Float);
-    const C* from = static_cast<const C*>(source.const_data_ptr());
-    values.assign(from, from + channels);
+inline GatedShape shape_of(const GatedPlan& plan) {
+  GatedShape shape;
+  shape.batch = plan.batch;
+  shape.channels = plan.channels;
+  shape.space = plan.space;
+  shape.unit = plan.unit;
+  shape.per_input = plan.gate_per_input;
+  shape.channel_innermost = plan.channel_innermost;
+  return shape.folded();
+}
+
+// With channels innermost, the length to which channel vectors are repeated: a
+// multiple of 16 lanes and long enough for a loop, unless they would then leave
+// the first cache.
+inline int64_t period_of(const GatedShape& shape) {
+  constexpr int64_t kLongest = 2048;
+  constexpr int64_t kEnough = 512;
+  const int64_t whole = std::lcm(shape.channels, int64_t{16});
+  if (!shape.channel_innermost || whole == 0 || whole > kLongest) {
+    return shape.channels;
   }
-  return values;
+  return whole * std::max<int64_t>(1, kEnough / whole);
 }
 
-// Adding -0 changes no number, not even the sign of a zero, so it stands for an
-// absent bias.
-template <typename C>
-std::vector<C> bias_values(const std::optional<Tensor>& bias,
-                           int64_t channels) {
-  return channel_values<C>(bias, channels, C(-0.0));
-}
+// Owns what a GatedCall points to. `input` is dense and not empty.
+class GatedArguments {
+ public:
+  GatedArguments(const GatedPlan& plan, const Tensor& input, const Tensor& gate,
+                 const std::optional<Tensor>& bias,
+                 const std::optional<Tensor>& baseline)
+      : shape_(shape_of(plan)),
+        period_(period_of(shape_)),
+        type_(input.scalar_type()),
+        activation_(plan.activation),
+        input_(input),
+        gate_(gate_for(gate, input, plan)),
+        // Adding -0 changes no number, not even the sign of a zero, so it
+        // stands for an absent bias.
+        bias_(channel_vector(bias, -0.0)),
+        baseline_(channel_vector(baseline, 0.0)) {
+    if (!shape_.unit && period_ != shape_.channels) {
+      repeated_gate_ =
+          repeated(gate_, shape_.per_input ? shape_.batch : int64_t{1});
+    }
+  }
 
-template <typename C>
-std::vector<C> baseline_values(const std::optional<Tensor>& baseline,
-                               int64_t channels) {
-  return channel_values<C>(baseline, channels, C(0));
-}
+  const GatedShape& shape() const { return shape_; }
+  int64_t period() const { return period_; }
+  ScalarType gate_type() const { return gate_.scalar_type(); }
 
-// How a loop reads the gate of its i-th element: one value for all, or one
-// each.
-template <typename C>
-struct ConstantGate {
-  C value;
-  C operator()(int64_t) const { return value; }
-};
+  void fill(GatedCall* call) const {
+    call->type = element_type(type_);
+    call->gate_type = element_type(gate_.scalar_type());
+    call->activation = activation_;
+    call->shape = shape_;
+    call->period = period_;
+    call->x = input_.const_data_ptr();
+    call->gate =
+        repeated_gate_.empty() ? gate_.const_data_ptr() : repeated_gate_.data();
+    call->bias = bias_.data();
+    call->baseline = baseline_.data();
+  }
 
-template <typename G, typename C>
-struct PointerGate {
-  const G* values;
-  C operator()(int64_t i) const { return static_cast<C>(values[i]); }
+ private:
+  // Numbers of the compute type, as bytes.
+  using Numbers = std::vector<char>;
+
+  int64_t compute_bytes() const {
+    return type_ == ScalarType::Double ? sizeof(double) : sizeof(float);
+  }
+
+  // [rows, C] to [rows, period].
+  Numbers repeated(const Tensor& source, int64_t rows) const {
+    const int64_t bytes = compute_bytes();
+    const int64_t row_bytes = shape_.channels * bytes;
+    const int64_t times = row_bytes == 0 ? 0 : period_ / shape_.channels;
+    const char* from = static_cast<const char*>(source.const_data_ptr());
+    Numbers numbers(static_cast<size_t>(rows * period_ * bytes));
+    char* to = numbers.data();
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t k = 0; k < times; ++k, to += row_bytes) {
+        std::copy(from + row * row_bytes, from + (row + 1) * row_bytes, to);
+      }
+    }
+    return numbers;
+  }
+
+  Numbers channel_vector(const std::optional<Tensor>& vector,
+                         double otherwise) const {
+    if (vector.has_value()) {
+      return repeated(contiguous_as(*vector, compute_type(type_)), 1);
+    }
+    Numbers numbers(static_cast<size_t>(period_ * compute_bytes()));
+    if (type_ == ScalarType::Double) {
+      std::fill_n(reinterpret_cast<double*>(numbers.data()), period_,
+                  otherwise);
+    } else {
+      std::fill_n(reinterpret_cast<float*>(numbers.data()), period_,
+                  static_cast<float>(otherwise));
+    }
+    return numbers;
+  }
+
+  GatedShape shape_;
+  int64_t period_;
+  ScalarType type_;
+  Activation activation_;
+  Tensor input_;
+  Tensor gate_;
+  Numbers bias_;
+  Numbers baseline_;
+  Numbers repeated_gate_;
 };
 
 }  // namespace pathways

@@ -80,22 +80,24 @@ using Mask = Lanes<std::conditional_t<sizeof(T) == 8, int64_t, int32_t>>;
 
 template <typename T>
 PATHWAYS_LANES Lanes<T> all(T value) {
+  typename Lanes<T>::Register one = {};
+  for (int i = 0; i < Lanes<T>::kPerPart; ++i) {
+    one[i] = value;
+  }
   Lanes<T> result;
   for (int p = 0; p < kParts; ++p) {
-    for (int i = 0; i < Lanes<T>::kPerPart; ++i) {
-      result.part[p][i] = value;
-    }
+    result.part[p] = one;
   }
   return result;
 }
 
-// 0, 1, 2, ... in the integer type of the mask.
+// Set for the lanes before `count`.
 template <typename T>
-PATHWAYS_LANES Mask<T> lane_numbers() {
-  Mask<T> result;
+PATHWAYS_LANES Mask<T> first_lanes(int64_t count) {
+  Mask<T> result = {};
   for (int p = 0; p < kParts; ++p) {
     for (int i = 0; i < Lanes<T>::kPerPart; ++i) {
-      result.part[p][i] = p * Lanes<T>::kPerPart + i;
+      result.part[p][i] = p * Lanes<T>::kPerPart + i < count ? -1 : 0;
     }
   }
   return result;

@@ -1,0 +1,251 @@
+#include "gated_lanes.h"
+
+namespace pathways {
+namespace PATHWAYS_VARIANT {
+namespace {
+
+template <typename T>
+PATHWAYS_LANES int64_t elements_to_boundary(const T* address) {
+  const auto past = reinterpret_cast<uintptr_t>(address) % kLaneBytes;
+  return static_cast<int64_t>((kLaneBytes - past) / sizeof(T));
+}
+
+// y[i] = body(i) for lanes starting at i, in steps that cover 0 to count - 1;
+// the last step may overlap the one before. `read` fetches what a step needs
+// of memory that y may share, and always runs before the store of the step
+// before it. count >= kCount. `past`: past the caches, for large results.
+template <typename C, typename Read, typename Body>
+PATHWAYS_LANES void for_steps(C* y, int64_t count, bool past, const Read& read,
+                              const Body& body) {
+  constexpr int64_t kStep = Lanes<C>::kCount;
+  const int64_t last = count - kStep;
+  // Stores past the caches must be aligned; the first step need not be one.
+  int64_t step = past ? elements_to_boundary(y) : kStep;
+  bool aligned = false;
+  int64_t i = 0;
+  auto input = read(i);
+  while (true) {
+    const Lanes<C> result = body(i, input);
+    const int64_t next = min_of(i + step, last);
+    if (i < last) {
+      input = read(next);
+    }
+    if (aligned && i < last) {
+      stream(y + i, result);
+    } else {
+      store(y + i, result);
+    }
+    if (i >= last) {
+      return;
+    }
+    i = next;
+    step = kStep;
+    aligned = past;
+  }
+}
+
+template <typename C>
+void fill(C* y, int64_t count, C value, bool past) {
+  const Lanes<C> lanes = all(value);
+  if (count < Lanes<C>::kCount) {
+    store_part(y, lanes, count);
+    return;
+  }
+  for_steps(
+      y, count, past, [](int64_t) { return 0; },
+      [&](int64_t, int) { return lanes; });
+}
+
+// gate_value of core/activations.h.
+template <Activation kAct, typename C>
+PATHWAYS_LANES Lanes<C> gate_value(const Lanes<C>& x, const Lanes<C>& gate,
+                                   const Lanes<C>& bias,
+                                   const Lanes<C>& baseline) {
+  const Lanes<C> one = all(C(1));
+  const Lanes<C> open = activate<kAct>(x + bias);
+  const Lanes<C> mixed = gate * open + (one - gate) * baseline;
+  return select(gate == all(C(0)), baseline, select(gate == one, open, mixed));
+}
+
+// x of one channel, whose gate is not 0.
+template <typename C>
+struct ChannelRow {
+  template <Activation kAct>
+  struct With {
+    static void run(const C* x, C* y, int64_t count, bool past, C gate, C bias,
+                    C baseline) {
+      const Lanes<C> biases = all(bias);
+      const auto step = [&](const Lanes<C>& lanes) {
+        const Lanes<C> open = activate<kAct>(lanes + biases);
+        return gate == C(1) ? open
+                            : all(gate) * open + all((C(1) - gate) * baseline);
+      };
+      if (count < Lanes<C>::kCount) {
+        store_part(y, step(load_part(x, count)), count);
+        return;
+      }
+      for_steps(
+          y, count, past, [&](int64_t i) { return load(x + i); },
+          [&](int64_t, const Lanes<C>& lanes) { return step(lanes); });
+    }
+  };
+};
+
+// x and a gate for each element, in one channel or, with `vectors`, with a bias
+// and a baseline for each element too.
+template <typename C>
+struct ElementRow {
+  template <Activation kAct>
+  struct With {
+    static void run(const C* x, const C* gate, C* y, int64_t count, bool past,
+                    const C* bias, const C* baseline, bool vectors) {
+      struct Input {
+        Lanes<C> x;
+        Lanes<C> gate;
+      };
+      if (count < Lanes<C>::kCount) {
+        const Lanes<C> result = gate_value<kAct>(
+            load_part(x, count), load_part(gate, count),
+            vectors ? load_part(bias, count) : all(*bias),
+            vectors ? load_part(baseline, count) : all(*baseline));
+        store_part(y, result, count);
+        return;
+      }
+      const auto read = [&](int64_t i) {
+        return Input{load(x + i), load(gate + i)};
+      };
+      if (vectors) {
+        for_steps(y, count, past, read, [&](int64_t i, const Input& input) {
+          return gate_value<kAct>(input.x, input.gate, load(bias + i),
+                                  load(baseline + i));
+        });
+      } else {
+        const Lanes<C> biases = all(*bias);
+        const Lanes<C> baselines = all(*baseline);
+        for_steps(y, count, past, read, [&](int64_t, const Input& input) {
+          return gate_value<kAct>(input.x, input.gate, biases, baselines);
+        });
+      }
+    }
+  };
+};
+
+// Calls row(i, x, y, count, past) with x and y in the compute type, where i is
+// the number of elements before this call.
+template <typename T, typename Row>
+PATHWAYS_LANES void in_blocks(const T* x, T* y, int64_t count, bool past,
+                              const Row& row) {
+  if constexpr (kNarrow<T>) {
+    float buffer[kBlock];
+    for (int64_t i = 0; i < count; i += kBlock) {
+      const int64_t size = min_of(kBlock, count - i);
+      row(i, widened(x + i, size, buffer), buffer, size, false);
+      narrowed(buffer, y + i, size);
+    }
+  } else {
+    row(0, x, y, count, past);
+  }
+}
+
+template <typename T, typename C = Compute<T>>
+void contiguous(const GatedForwardCall& call, int64_t begin, int64_t end) {
+  const GatedShape& shape = call.shape;
+  const auto channel_row =
+      row_of<ChannelRow<C>::template With>(call.activation);
+  const auto element_row =
+      row_of<ElementRow<C>::template With>(call.activation);
+  const T* x = static_cast<const T*>(call.x);
+  T* y = static_cast<T*>(call.y);
+  const C* gates = static_cast<const C*>(call.gate);
+  const C* biases = static_cast<const C*>(call.bias);
+  const C* baselines = static_cast<const C*>(call.baseline);
+  // In place, the line that is written has just been read.
+  const bool past = call.large && call.x != call.y;
+  int64_t row = begin / shape.space;
+  int64_t c = row % shape.channels;
+  for (int64_t i = begin; i < end; ++row) {
+    const int64_t count = min_of((row + 1) * shape.space, end) - i;
+    if (shape.unit) {
+      in_blocks(
+          x + i, y + i, count, past,
+          [&](int64_t k, const C* from, C* to, int64_t size, bool beyond) {
+            C buffer[kBlock];
+            element_row(from, widened_gate<T>(call, i + k, size, buffer), to,
+                        size, beyond, biases + c, baselines + c, false);
+          });
+    } else {
+      const C gate = gates[shape.per_input ? row : c];
+      if (gate == C(0)) {
+        in_blocks(x + i, y + i, count, call.large,
+                  [&](int64_t, const C*, C* to, int64_t size, bool beyond) {
+                    fill(to, size, baselines[c], beyond);
+                  });
+      } else {
+        in_blocks(
+            x + i, y + i, count, past,
+            [&](int64_t, const C* from, C* to, int64_t size, bool beyond) {
+              channel_row(from, to, size, beyond, gate, biases[c],
+                          baselines[c]);
+            });
+      }
+    }
+    i += count;
+    c = c + 1 == shape.channels ? 0 : c + 1;
+  }
+  if (call.large) {
+    stream_end();
+  }
+}
+
+template <typename T, typename C = Compute<T>>
+void innermost(const GatedForwardCall& call, int64_t begin, int64_t end) {
+  const GatedShape& shape = call.shape;
+  const auto element_row =
+      row_of<ElementRow<C>::template With>(call.activation);
+  const int64_t rows = call.rows_per_input();
+  const int64_t per_input = shape.space * shape.channels;
+  const bool past = call.large && call.x != call.y;
+  const C* biases = static_cast<const C*>(call.bias);
+  const C* baselines = static_cast<const C*>(call.baseline);
+  for (int64_t index = begin; index < end; ++index) {
+    const int64_t n = index / rows;
+    const int64_t start = index % rows * call.period;
+    const int64_t count = min_of(call.period, per_input - start);
+    const int64_t at = n * per_input + start;
+    const C* gates = static_cast<const C*>(call.gate) +
+                     (shape.per_input ? n * call.period : 0);
+    in_blocks(static_cast<const T*>(call.x) + at, static_cast<T*>(call.y) + at,
+              count, past,
+              [&](int64_t k, const C* from, C* to, int64_t size, bool beyond) {
+                C buffer[kBlock];
+                const C* gate =
+                    shape.unit ? widened_gate<T>(call, at + k, size, buffer)
+                               : gates + k;
+                element_row(from, gate, to, size, beyond, biases + k,
+                            baselines + k, true);
+              });
+  }
+  if (past) {
+    stream_end();
+  }
+}
+
+void contiguous_any(const GatedForwardCall& call, int64_t begin, int64_t end) {
+  with_type(call.type, [&](auto type) {
+    contiguous<typename decltype(type)::type>(call, begin, end);
+  });
+}
+
+void innermost_any(const GatedForwardCall& call, int64_t begin, int64_t end) {
+  with_type(call.type, [&](auto type) {
+    innermost<typename decltype(type)::type>(call, begin, end);
+  });
+}
+
+}  // namespace
+
+extern const GatedForwardLoops gated_forward_loops = {&contiguous_any,
+                                                      &innermost_any};
+
+}  // namespace PATHWAYS_VARIANT
+}  // namespace pathways
