@@ -62,8 +62,11 @@ inline Tensor in_layout_of(const Tensor& tensor, const Tensor& like,
 
 // A contiguous tensor of dtype `type`; itself when it already is.
 inline Tensor contiguous_as(const Tensor& tensor, ScalarType type) {
-  return torch::stable::contiguous(
-      tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type));
+  const Tensor result =
+      tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
+  // Asked here, because even a call that changes nothing goes through the
+  // dispatcher.
+  return result.is_contiguous() ? result : torch::stable::contiguous(result);
 }
 
 inline std::optional<Tensor> contiguous_as(const std::optional<Tensor>& tensor,

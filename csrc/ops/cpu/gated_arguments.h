@@ -88,9 +88,13 @@ class GatedArguments {
     }
   }
 
-  const GatedShape& shape() const { return shape_; }
-  int64_t period() const { return period_; }
   ScalarType gate_type() const { return gate_.scalar_type(); }
+
+  // Whether every channel gate is 0 or 1.
+  bool is_hard() const {
+    return !shape_.unit && (type_ == ScalarType::Double ? is_hard_as<double>()
+                                                        : is_hard_as<float>());
+  }
 
   void fill(GatedCall* call) const {
     call->type = element_type(type_);
@@ -106,6 +110,13 @@ class GatedArguments {
   }
 
  private:
+  template <typename C>
+  bool is_hard_as() const {
+    const C* gate = static_cast<const C*>(gate_.const_data_ptr());
+    return std::all_of(gate, gate + gate_.numel(),
+                       [](C value) { return value == C(0) || value == C(1); });
+  }
+
   // Numbers of the compute type, as bytes.
   using Numbers = std::vector<char>;
 

@@ -18,6 +18,8 @@ void gate_into(const Tensor& input, const Tensor& output, const Tensor& gate,
   arguments.fill(&call);
   call.y = output.mutable_data_ptr();
   call.large = size_in_bytes(output) >= kLargeBytes;
+  call.plain_mask = call.shape.channel_innermost && !bias.has_value() &&
+                    !baseline.has_value() && arguments.is_hard();
   const GatedForwardLoops& loops = gated_forward_loops();
   if (call.shape.channel_innermost) {
     torch::stable::parallel_for(

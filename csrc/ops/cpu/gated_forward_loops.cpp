@@ -10,38 +10,28 @@ PATHWAYS_LANES int64_t elements_to_boundary(const T* address) {
   return static_cast<int64_t>((kLaneBytes - past) / sizeof(T));
 }
 
-// y[i] = body(i) for lanes starting at i, in steps that cover 0 to count - 1;
-// the last step may overlap the one before. `read` fetches what a step needs
-// of memory that y may share, and always runs before the store of the step
-// before it. count >= kCount. `past`: past the caches, for large results.
-template <typename C, typename Read, typename Body>
-PATHWAYS_LANES void for_steps(C* y, int64_t count, bool past, const Read& read,
+// y = body(i) for the lanes that start at i, in steps that cover 0 to count
+// - 1. count >= kCount: the last step overlaps the one before, and is computed
+// first because y may be what body reads. `past`: past the caches, for large
+// results in memory that body does not read.
+template <typename C, typename Body>
+PATHWAYS_LANES void for_steps(C* y, int64_t count, bool past,
                               const Body& body) {
   constexpr int64_t kStep = Lanes<C>::kCount;
   const int64_t last = count - kStep;
-  // Stores past the caches must be aligned; the first step need not be one.
-  int64_t step = past ? elements_to_boundary(y) : kStep;
-  bool aligned = false;
+  const Lanes<C> end = body(last);
   int64_t i = 0;
-  auto input = read(i);
-  while (true) {
-    const Lanes<C> result = body(i, input);
-    const int64_t next = min_of(i + step, last);
-    if (i < last) {
-      input = read(next);
+  if (past) {
+    store(y, body(0));
+    for (i = elements_to_boundary(y); i < last; i += kStep) {
+      stream(y + i, body(i));
     }
-    if (aligned && i < last) {
-      stream(y + i, result);
-    } else {
-      store(y + i, result);
+  } else {
+    for (; i < last; i += kStep) {
+      store(y + i, body(i));
     }
-    if (i >= last) {
-      return;
-    }
-    i = next;
-    step = kStep;
-    aligned = past;
   }
+  store(y + last, end);
 }
 
 template <typename C>
@@ -51,9 +41,7 @@ void fill(C* y, int64_t count, C value, bool past) {
     store_part(y, lanes, count);
     return;
   }
-  for_steps(
-      y, count, past, [](int64_t) { return 0; },
-      [&](int64_t, int) { return lanes; });
+  for_steps(y, count, past, [&](int64_t) { return lanes; });
 }
 
 // gate_value of core/activations.h.
@@ -84,47 +72,51 @@ struct ChannelRow {
         store_part(y, step(load_part(x, count)), count);
         return;
       }
-      for_steps(
-          y, count, past, [&](int64_t i) { return load(x + i); },
-          [&](int64_t, const Lanes<C>& lanes) { return step(lanes); });
+      for_steps(y, count, past, [&](int64_t i) { return step(load(x + i)); });
     }
   };
 };
 
-// x and a gate for each element, in one channel or, with `vectors`, with a bias
-// and a baseline for each element too.
+// What an ElementRow has beside x and gates.
+enum class Companions {
+  kNone,        // gates of 0 and 1, no bias, a baseline of 0
+  kOne,         // one bias and one baseline for all elements
+  kForElements  // one of each for every element
+};
+
+// x and a gate for each element.
 template <typename C>
 struct ElementRow {
   template <Activation kAct>
   struct With {
     static void run(const C* x, const C* gate, C* y, int64_t count, bool past,
-                    const C* bias, const C* baseline, bool vectors) {
-      struct Input {
-        Lanes<C> x;
-        Lanes<C> gate;
-      };
+                    const C* bias, const C* baseline, Companions companions) {
       if (count < Lanes<C>::kCount) {
+        const bool each = companions == Companions::kForElements;
         const Lanes<C> result = gate_value<kAct>(
             load_part(x, count), load_part(gate, count),
-            vectors ? load_part(bias, count) : all(*bias),
-            vectors ? load_part(baseline, count) : all(*baseline));
+            each ? load_part(bias, count) : all(*bias),
+            each ? load_part(baseline, count) : all(*baseline));
         store_part(y, result, count);
         return;
       }
-      const auto read = [&](int64_t i) {
-        return Input{load(x + i), load(gate + i)};
-      };
-      if (vectors) {
-        for_steps(y, count, past, read, [&](int64_t i, const Input& input) {
-          return gate_value<kAct>(input.x, input.gate, load(bias + i),
-                                  load(baseline + i));
-        });
-      } else {
-        const Lanes<C> biases = all(*bias);
-        const Lanes<C> baselines = all(*baseline);
-        for_steps(y, count, past, read, [&](int64_t, const Input& input) {
-          return gate_value<kAct>(input.x, input.gate, biases, baselines);
-        });
+      switch (companions) {
+        case Companions::kNone:
+          return for_steps(y, count, past, [&](int64_t i) {
+            const Lanes<C> zero = all(C(0));
+            return select(load(gate + i) == zero, zero,
+                          activate<kAct>(load(x + i)));
+          });
+        case Companions::kOne:
+          return for_steps(y, count, past, [&](int64_t i) {
+            return gate_value<kAct>(load(x + i), load(gate + i), all(*bias),
+                                    all(*baseline));
+          });
+        case Companions::kForElements:
+          return for_steps(y, count, past, [&](int64_t i) {
+            return gate_value<kAct>(load(x + i), load(gate + i), load(bias + i),
+                                    load(baseline + i));
+          });
       }
     }
   };
@@ -171,7 +163,8 @@ void contiguous(const GatedForwardCall& call, int64_t begin, int64_t end) {
           [&](int64_t k, const C* from, C* to, int64_t size, bool beyond) {
             C buffer[kBlock];
             element_row(from, widened_gate<T>(call, i + k, size, buffer), to,
-                        size, beyond, biases + c, baselines + c, false);
+                        size, beyond, biases + c, baselines + c,
+                        Companions::kOne);
           });
     } else {
       const C gate = gates[shape.per_input ? row : c];
@@ -205,6 +198,8 @@ void innermost(const GatedForwardCall& call, int64_t begin, int64_t end) {
   const int64_t rows = call.rows_per_input();
   const int64_t per_input = shape.space * shape.channels;
   const bool past = call.large && call.x != call.y;
+  const Companions companions =
+      call.plain_mask ? Companions::kNone : Companions::kForElements;
   const C* biases = static_cast<const C*>(call.bias);
   const C* baselines = static_cast<const C*>(call.baseline);
   for (int64_t index = begin; index < end; ++index) {
@@ -222,7 +217,7 @@ void innermost(const GatedForwardCall& call, int64_t begin, int64_t end) {
                     shape.unit ? widened_gate<T>(call, at + k, size, buffer)
                                : gates + k;
                 element_row(from, gate, to, size, beyond, biases + k,
-                            baselines + k, true);
+                            baselines + k, companions);
               });
   }
   if (past) {

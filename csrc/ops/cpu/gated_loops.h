@@ -36,6 +36,8 @@ struct GatedCall {
 
 struct GatedForwardCall : GatedCall {
   void* y;  // may be x
+  // Every gate is 0 or 1, and there is neither bias nor baseline.
+  bool plain_mask;
   // Large results go past the caches.
   bool large;
 };
