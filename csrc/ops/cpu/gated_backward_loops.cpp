@@ -13,7 +13,7 @@ struct WideSum {
     add_wide(value, low, high);
   }
   PATHWAYS_LANES void add(const Lanes<double>& value) { low = low + value; }
-  PATHWAYS_LANES double total() const { return sum_of(low) + sum_of(high); }
+  PATHWAYS_LANES double total() const { return sum_of(low + high); }
 };
 
 // gate_grad_x and gate_grad_gate of core/activations.h.
@@ -46,6 +46,31 @@ struct Chunk {
   C* grad_gate;
 };
 
+// Reads and writes lanes at i, all of them or the first `count`.
+struct WholeStep {
+  template <typename C>
+  PATHWAYS_LANES static Lanes<C> read(const C* from, int64_t i, int64_t) {
+    return load(from + i);
+  }
+  template <typename C>
+  PATHWAYS_LANES static void write(C* to, int64_t i, const Lanes<C>& value,
+                                   int64_t) {
+    store(to + i, value);
+  }
+};
+
+struct PartStep {
+  template <typename C>
+  PATHWAYS_LANES static Lanes<C> read(const C* from, int64_t i, int64_t count) {
+    return load_part(from + i, count);
+  }
+  template <typename C>
+  PATHWAYS_LANES static void write(C* to, int64_t i, const Lanes<C>& value,
+                                   int64_t count) {
+    store_part(to + i, value, count);
+  }
+};
+
 // All of one channel. Adds to the sums, over the chunk in the compute type.
 template <typename C>
 struct ChannelChunk {
@@ -56,31 +81,41 @@ struct ChannelChunk {
       constexpr int64_t kStep = Lanes<C>::kCount;
       Lanes<C> gate_sum = all(C(0));
       Lanes<C> bias_sum = all(C(0));
-      for (int64_t i = 0; i < chunk.count; i += kStep) {
-        const int64_t rest = chunk.count - i;
-        const bool whole = rest >= kStep;
-        const auto read = [&](const C* from) {
-          return whole ? load(from + i) : load_part(from + i, rest);
-        };
-        const auto write = [&](C* to, const Lanes<C>& value) {
-          if (to != nullptr) {
-            whole ? store(to + i, value) : store_part(to + i, value, rest);
-          }
-        };
-        Gradients<C> to =
-            gradients<kAct>(read(chunk.grad), read(chunk.x),
-                            chunk.gate ? read(chunk.gate) : all(chunk.one_gate),
-                            all(bias), all(baseline));
-        write(chunk.grad_x, to.x);
-        write(chunk.grad_gate, to.gate);
-        if (!whole) {
-          // The other lanes hold act(bias) - baseline times 0, perhaps NaN.
-          const Mask<C> used = first_lanes<C>(rest);
-          to.gate = select(used, to.gate, all(C(0)));
-          to.x = select(used, to.x, all(C(0)));
+      const Chunk<C> c = chunk;
+      const auto step = [&](auto access, int64_t i, int64_t count) {
+        using Access = decltype(access);
+        const Gradients<C> to = gradients<kAct>(
+            Access::read(c.grad, i, count), Access::read(c.x, i, count),
+            c.gate ? Access::read(c.gate, i, count) : all(c.one_gate),
+            all(bias), all(baseline));
+        if (c.grad_x) {
+          Access::write(c.grad_x, i, to.x, count);
         }
+        if (c.grad_gate) {
+          Access::write(c.grad_gate, i, to.gate, count);
+        }
+        return to;
+      };
+      int64_t i = 0;
+      for (; i + kStep <= c.count; i += kStep) {
+        const Gradients<C> to = step(WholeStep{}, i, kStep);
         gate_sum = gate_sum + to.gate;
         bias_sum = bias_sum + to.x;
+      }
+      const int64_t rest = c.count - i;
+      if (rest > 0) {
+        // Lanes over the end of the chunk, some of them a second time; a chunk
+        // that is too short for that leaves lanes of act(bias) - baseline
+        // times 0, perhaps NaN. The sums take the new ones only.
+        const bool fits = c.count >= kStep;
+        const Gradients<C> to = fits ? step(WholeStep{}, c.count - kStep, kStep)
+                                     : step(PartStep{}, i, rest);
+        const Lanes<C> zero = all(C(0));
+        const Mask<C> first = first_lanes<C>(fits ? kStep - rest : rest);
+        gate_sum = gate_sum + (fits ? select(first, zero, to.gate)
+                                    : select(first, to.gate, zero));
+        bias_sum = bias_sum + (fits ? select(first, zero, to.x)
+                                    : select(first, to.x, zero));
       }
       gate_total->add(gate_sum);
       bias_total->add(bias_sum);
@@ -96,28 +131,34 @@ struct ElementChunk {
     static void run(const Chunk<C>& chunk, const C* bias, const C* baseline,
                     C* gate_sum, C* bias_sum) {
       constexpr int64_t kStep = Lanes<C>::kCount;
-      for (int64_t i = 0; i < chunk.count; i += kStep) {
-        const int64_t rest = chunk.count - i;
-        const bool whole = rest >= kStep;
-        const auto read = [&](const C* from) {
-          return whole ? load(from + i) : load_part(from + i, rest);
-        };
-        const auto write = [&](C* to, const Lanes<C>& value) {
-          if (to != nullptr) {
-            whole ? store(to + i, value) : store_part(to + i, value, rest);
-          }
-        };
-        const Gradients<C> to =
-            gradients<kAct>(read(chunk.grad), read(chunk.x), read(chunk.gate),
-                            read(bias), read(baseline));
-        write(chunk.grad_x, to.x);
-        write(chunk.grad_gate, to.gate);
-        if (gate_sum != nullptr) {
-          write(gate_sum, read(gate_sum) + to.gate);
+      const Chunk<C> c = chunk;
+      const auto step = [&](auto access, int64_t i, int64_t count) {
+        using Access = decltype(access);
+        const Gradients<C> to = gradients<kAct>(
+            Access::read(c.grad, i, count), Access::read(c.x, i, count),
+            Access::read(c.gate, i, count), Access::read(bias, i, count),
+            Access::read(baseline, i, count));
+        if (c.grad_x) {
+          Access::write(c.grad_x, i, to.x, count);
         }
-        if (bias_sum != nullptr) {
-          write(bias_sum, read(bias_sum) + to.x);
+        if (c.grad_gate) {
+          Access::write(c.grad_gate, i, to.gate, count);
         }
+        if (gate_sum) {
+          Access::write(gate_sum, i, Access::read(gate_sum, i, count) + to.gate,
+                        count);
+        }
+        if (bias_sum) {
+          Access::write(bias_sum, i, Access::read(bias_sum, i, count) + to.x,
+                        count);
+        }
+      };
+      int64_t i = 0;
+      for (; i + kStep <= c.count; i += kStep) {
+        step(WholeStep{}, i, kStep);
+      }
+      if (i < c.count) {
+        step(PartStep{}, i, c.count - i);
       }
     }
   };
@@ -133,6 +174,8 @@ PATHWAYS_LANES void with_chunk(const GatedBackwardCall& call, int64_t at,
   C grad_buffer[kBlock];
   C x_buffer[kBlock];
   C gate_buffer[kBlock];
+  C grad_x_buffer[kBlock];
+  C grad_gate_buffer[kBlock];
   const bool narrow_gate = kNarrow<T> && call.gate_type == call.type;
   T* grad_x = call.grad_x ? static_cast<T*>(call.grad_x) + at : nullptr;
   Chunk<C> chunk;
@@ -143,18 +186,17 @@ PATHWAYS_LANES void with_chunk(const GatedBackwardCall& call, int64_t at,
   chunk.gate =
       call.shape.unit ? widened_gate<T>(call, at, count, gate_buffer) : gate;
   chunk.one_gate = one_gate;
-  // Every step reads its elements before it writes them.
   chunk.grad_gate = call.grad_gate == nullptr ? nullptr
-                    : narrow_gate ? gate_buffer
+                    : narrow_gate ? grad_gate_buffer
                                   : static_cast<C*>(call.grad_gate) + at;
   if constexpr (kNarrow<T>) {
-    chunk.grad_x = grad_x ? x_buffer : nullptr;
+    chunk.grad_x = grad_x ? grad_x_buffer : nullptr;
     run(chunk);
     if (grad_x) {
-      narrowed(x_buffer, grad_x, count);
+      narrowed(grad_x_buffer, grad_x, count);
     }
     if (call.grad_gate && narrow_gate) {
-      narrowed(gate_buffer, static_cast<T*>(call.grad_gate) + at, count);
+      narrowed(grad_gate_buffer, static_cast<T*>(call.grad_gate) + at, count);
     }
   } else {
     chunk.grad_x = grad_x;

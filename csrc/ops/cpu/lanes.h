@@ -80,25 +80,10 @@ using Mask = Lanes<std::conditional_t<sizeof(T) == 8, int64_t, int32_t>>;
 
 template <typename T>
 PATHWAYS_LANES Lanes<T> all(T value) {
-  typename Lanes<T>::Register one = {};
-  for (int i = 0; i < Lanes<T>::kPerPart; ++i) {
-    one[i] = value;
-  }
   Lanes<T> result;
   for (int p = 0; p < kParts; ++p) {
-    result.part[p] = one;
-  }
-  return result;
-}
-
-// Set for the lanes before `count`.
-template <typename T>
-PATHWAYS_LANES Mask<T> first_lanes(int64_t count) {
-  Mask<T> result = {};
-  for (int p = 0; p < kParts; ++p) {
-    for (int i = 0; i < Lanes<T>::kPerPart; ++i) {
-      result.part[p][i] = p * Lanes<T>::kPerPart + i < count ? -1 : 0;
-    }
+    // A scalar operand is broadcast; subtracting 0 keeps the sign of -0.
+    result.part[p] = value - typename Lanes<T>::Register{};
   }
   return result;
 }
@@ -392,6 +377,20 @@ PATHWAYS_LANES void stream_end() {
 
 // --------------------------------------------------------------------- sums
 
+constexpr int64_t kLaneNumbers64[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+constexpr int32_t kLaneNumbers32[16] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                        8, 9, 10, 11, 12, 13, 14, 15};
+
+// Set for the lanes before `count`.
+template <typename T>
+PATHWAYS_LANES Mask<T> first_lanes(int64_t count) {
+  if constexpr (sizeof(T) == 8) {
+    return load(kLaneNumbers64) < all(count);
+  } else {
+    return load(kLaneNumbers32) < all(static_cast<int32_t>(count));
+  }
+}
+
 // The two halves of 16 floats as doubles, added to two running sums.
 PATHWAYS_LANES void add_wide(const Lanes<float>& value, Lanes<double>& low,
                              Lanes<double>& high) {
@@ -408,15 +407,16 @@ PATHWAYS_LANES void add_wide(const Lanes<float>& value, Lanes<double>& low,
   }
 }
 
-// In the order of the lanes.
+// Lane k + 4, then k + 2, then k + 1 is added to lane k.
 PATHWAYS_LANES double sum_of(const Lanes<double>& value) {
   double values[Lanes<double>::kCount];
   store(values, value);
-  double sum = 0.0;
-  for (const double one : values) {
-    sum += one;
+  for (int half = Lanes<double>::kCount / 2; half > 0; half /= 2) {
+    for (int k = 0; k < half; ++k) {
+      values[k] += values[k + half];
+    }
   }
-  return sum;
+  return values[0];
 }
 
 }  // namespace
