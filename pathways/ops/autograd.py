@@ -44,6 +44,14 @@ def _below(op: Any, keyset: Any, *args: Any, **kwargs: Any) -> Any:
         return op.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
 
 
+def _backward_op(op: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a backward op; past autograd, unless the caller builds a graph of the backward pass."""
+    if torch.is_grad_enabled():
+        return op(*args, **kwargs)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op.default(*args, **kwargs)
+
+
 def _refuse_twice(op: str) -> RuntimeError:
     return RuntimeError(
         f"{op}: the backward pass is not differentiable; "
@@ -78,7 +86,8 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, gate, bias, baseline = ctx.saved_tensors
         _, need_x, need_gate, need_bias, _, _ = ctx.needs_input_grad
-        grad_x, grad_gate, grad_bias = torch.ops.pathways._gated_backward(
+        grad_x, grad_gate, grad_bias = _backward_op(
+            torch.ops.pathways._gated_backward,
             grad,
             x,
             gate,
@@ -119,7 +128,9 @@ class _Binarize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (importance,) = ctx.saved_tensors
-        result = torch.ops.pathways._binarize_backward(grad, importance, *ctx.constants)
+        result = _backward_op(
+            torch.ops.pathways._binarize_backward, grad, importance, *ctx.constants
+        )
         return None, result, None, None
 
 

@@ -82,17 +82,13 @@ std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(
   const GatedPlan plan = plan_gated(op, x, gate, bias, activation, baseline);
   check_gated_backward(op, grad, x, gate, bias, need_gate, need_bias);
   const Tensor input = dense_input(x, plan);
-  const std::vector<int64_t> nothing{0};
-  Tensor grad_x = need_x
-                      ? torch::stable::empty_like(input)
-                      : torch::stable::new_empty(x, nothing, x.scalar_type());
-  Tensor grad_gate =
-      torch::stable::new_empty(gate, nothing, gate.scalar_type());
-  Tensor grad_bias = torch::stable::new_empty(
-      x, nothing, bias.has_value() ? bias->scalar_type() : x.scalar_type());
-  if (!need_x && !need_gate && !need_bias) {
-    return {grad_x, grad_gate, grad_bias};
-  }
+  // Only what is returned is allocated: each time is a call through the
+  // dispatcher.
+  const auto nothing = [](const Tensor& like) {
+    const std::vector<int64_t> sizes{0};
+    return torch::stable::new_empty(like, sizes, like.scalar_type());
+  };
+  const Tensor grad_x = need_x ? torch::stable::empty_like(input) : nothing(x);
   prefer_huge_pages(grad_x);
 
   const Tensor incoming = in_layout_of(grad, input, input.scalar_type());
@@ -104,12 +100,12 @@ std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(
   call.grad_x = need_x ? grad_x.mutable_data_ptr() : nullptr;
   // A gradient for each element: of unit gates, and of channel gates where the
   // space has one position.
-  Tensor unit_grad = grad_gate;
+  std::optional<Tensor> unit_grad;
   if (need_gate && shape.unit) {
     unit_grad = plan.unit ? empty_in_layout_of(input, arguments.gate_type())
                           : torch::stable::new_empty(gate, sizes_of(gate),
                                                      arguments.gate_type());
-    call.grad_gate = unit_grad.mutable_data_ptr();
+    call.grad_gate = unit_grad->mutable_data_ptr();
   }
   const int64_t parts = shape.channel_innermost && shape.count() != 0
                             ? call.chunks_per_input()
@@ -124,25 +120,30 @@ std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(
   std::vector<double> bias_sums = room_for_sums(need_bias);
   call.gate_sums = sum_gate ? gate_sums.data() : nullptr;
   call.bias_sums = need_bias ? bias_sums.data() : nullptr;
-  if (input.numel() != 0) {
+  if (input.numel() != 0 && (need_x || need_gate || need_bias)) {
     if (shape.channel_innermost) {
       run_innermost(call);
     } else {
       run_contiguous(call);
     }
   }
-  if (sum_gate) {
-    grad_gate = reduce_sums(x, gate_sums, shape, parts, shape.per_input,
-                            sizes_of(gate), gate.scalar_type());
-  } else if (need_gate) {
-    grad_gate = plan.unit ? in_layout_of(unit_grad, input, gate.scalar_type())
-                          : contiguous_as(unit_grad, gate.scalar_type());
-  }
-  if (need_bias) {
-    grad_bias = reduce_sums(x, bias_sums, shape, parts, false, {shape.channels},
-                            bias->scalar_type());
-  }
-  return {grad_x, grad_gate, grad_bias};
+  const auto gate_result = [&] {
+    if (sum_gate) {
+      return reduce_sums(x, gate_sums, shape, parts, shape.per_input,
+                         sizes_of(gate), gate.scalar_type());
+    }
+    if (!need_gate) {
+      return nothing(gate);
+    }
+    return plan.unit ? in_layout_of(*unit_grad, input, gate.scalar_type())
+                     : contiguous_as(*unit_grad, gate.scalar_type());
+  };
+  const auto bias_result = [&] {
+    return need_bias ? reduce_sums(x, bias_sums, shape, parts, false,
+                                   {shape.channels}, bias->scalar_type())
+                     : nothing(bias.has_value() ? *bias : x);
+  };
+  return {grad_x, gate_result(), bias_result()};
 }
 
 }  // namespace
