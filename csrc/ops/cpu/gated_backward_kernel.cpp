@@ -98,6 +98,7 @@ std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(
   const GatedShape& shape = call.shape;
   call.grad = incoming.const_data_ptr();
   call.grad_x = need_x ? grad_x.mutable_data_ptr() : nullptr;
+  call.large = size_in_bytes(grad_x) >= kLargeBytes;
   // A gradient for each element: of unit gates, and of channel gates where the
   // space has one position.
   std::optional<Tensor> unit_grad;

@@ -44,6 +44,7 @@ struct Chunk {
   C one_gate;     // the same for all when `gate` is null
   C* grad_x;
   C* grad_gate;
+  bool past;  // grad_x is large and aligned: past the caches
 };
 
 // Reads and writes lanes at i, all of them or the first `count`.
@@ -71,6 +72,19 @@ struct PartStep {
   }
 };
 
+template <typename C, typename Access>
+PATHWAYS_LANES void write_x(const Chunk<C>& chunk, Access, int64_t i,
+                            const Lanes<C>& value, int64_t count) {
+  if (chunk.grad_x == nullptr) {
+    return;
+  }
+  if (chunk.past && i % Lanes<C>::kCount == 0 && count == Lanes<C>::kCount) {
+    stream(chunk.grad_x + i, value);
+  } else {
+    Access::write(chunk.grad_x, i, value, count);
+  }
+}
+
 // All of one channel. Adds to the sums, over the chunk in the compute type.
 template <typename C>
 struct ChannelChunk {
@@ -88,9 +102,7 @@ struct ChannelChunk {
             Access::read(c.grad, i, count), Access::read(c.x, i, count),
             c.gate ? Access::read(c.gate, i, count) : all(c.one_gate),
             all(bias), all(baseline));
-        if (c.grad_x) {
-          Access::write(c.grad_x, i, to.x, count);
-        }
+        write_x(c, access, i, to.x, count);
         if (c.grad_gate) {
           Access::write(c.grad_gate, i, to.gate, count);
         }
@@ -138,9 +150,7 @@ struct ElementChunk {
             Access::read(c.grad, i, count), Access::read(c.x, i, count),
             Access::read(c.gate, i, count), Access::read(bias, i, count),
             Access::read(baseline, i, count));
-        if (c.grad_x) {
-          Access::write(c.grad_x, i, to.x, count);
-        }
+        write_x(c, access, i, to.x, count);
         if (c.grad_gate) {
           Access::write(c.grad_gate, i, to.gate, count);
         }
@@ -191,6 +201,7 @@ PATHWAYS_LANES void with_chunk(const GatedBackwardCall& call, int64_t at,
                                   : static_cast<C*>(call.grad_gate) + at;
   if constexpr (kNarrow<T>) {
     chunk.grad_x = grad_x ? grad_x_buffer : nullptr;
+    chunk.past = false;
     run(chunk);
     if (grad_x) {
       narrowed(grad_x_buffer, grad_x, count);
@@ -200,6 +211,8 @@ PATHWAYS_LANES void with_chunk(const GatedBackwardCall& call, int64_t at,
     }
   } else {
     chunk.grad_x = grad_x;
+    chunk.past =
+        call.large && reinterpret_cast<uintptr_t>(grad_x) % kLaneBytes == 0;
     run(chunk);
   }
 }
@@ -237,6 +250,9 @@ void contiguous(const GatedBackwardCall& call, int64_t begin, int64_t end) {
     if (call.bias_sums) {
       call.bias_sums[row] = bias_total.total();
     }
+  }
+  if (call.large) {
+    stream_end();
   }
 }
 
@@ -279,6 +295,9 @@ void innermost(const GatedBackwardCall& call, int64_t task, void* scratch) {
                           call.bias_sums ? bias_sum + i : nullptr);
                     });
     }
+  }
+  if (call.large) {
+    stream_end();
   }
   if (call.gate_sums) {
     sum_positions(gate_sum, call.period, shape.channels,

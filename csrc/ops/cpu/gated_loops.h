@@ -59,6 +59,7 @@ struct GatedBackwardCall : GatedCall {
   void* grad_gate;    // unit gates only, of gate_type; null when not needed
   double* gate_sums;  // channel gates only; null when not needed
   double* bias_sums;  // null when not needed
+  bool large;         // grad_x goes past the caches
 
   // Channels innermost: rows in a chunk, and chunks in an input.
   int64_t rows_per_chunk() const {
