@@ -222,6 +222,16 @@ inline GatedPlan plan_gated(const char* op, const Tensor& x, const Tensor& gate,
   return plan;
 }
 
+// The check of the in-place op beyond those of the functional one.
+inline void check_writable(const char* op, const Tensor& x) {
+  for (int64_t dim = 0; dim < x.dim(); ++dim) {
+    PATHWAYS_CHECK(x.size(dim) <= 1 || x.stride(dim) != 0, op,
+                   ": x must have memory of its own for every element, got "
+                   "stride 0 in dimension ",
+                   dim);
+  }
+}
+
 // The checks of the backward op beyond those of the forward.
 inline void check_gated_backward(const char* op, const Tensor& grad,
                                  const Tensor& x, const Tensor& gate,

@@ -121,6 +121,16 @@ def check_gated(
     _channel_vector(op, x, baseline, "baseline")
 
 
+def check_writable(op: str, x: Tensor) -> None:
+    """The check of ``gated_forward_`` beyond those of ``gated_forward``."""
+    for dim in range(x.dim()):
+        _require(
+            x.stride(dim) != 0 or x.shape[dim] <= 1,
+            f"{op}: x must have memory of its own for every element, "
+            f"got stride 0 in dimension {dim}",
+        )
+
+
 def check_gated_backward(
     op: str,
     grad: Tensor,

@@ -38,6 +38,7 @@ def gated_forward_(
     baseline: Tensor | None = None,
 ) -> None:
     checks.check_gated("gated_forward_", x, gate, bias, activation, baseline)
+    checks.check_writable("gated_forward_", x)
 
 
 @torch.library.register_fake("pathways::_gated_backward")

@@ -55,6 +55,7 @@ void gated_forward_inplace_kernel(Tensor x, const Tensor& gate,
                                   const std::optional<Tensor>& baseline) {
   const GatedPlan plan =
       plan_gated("gated_forward_", x, gate, bias, activation, baseline);
+  check_writable("gated_forward_", x);
   if (x.numel() == 0) {
     return;
   }
