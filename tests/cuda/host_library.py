@@ -98,6 +98,12 @@ class HostLibrary:
         if message is not None:
             raise RuntimeError(message.decode())
 
+    def value(self, name: str, *arguments: object) -> int:
+        """What ``host_cuda_<name>`` returns, for functions that cannot fail."""
+        function = getattr(self._library, f"host_cuda_{name}")
+        function.restype = ctypes.c_int64
+        return int(function(*(self._convert(argument) for argument in arguments)))
+
     @staticmethod
     def _convert(argument: object) -> object:
         if isinstance(argument, Memory):

@@ -89,6 +89,15 @@ def test_refuses_in_the_words_of_the_cpu_op(
     assert message(call_cuda, op, *args, **kwargs) == expected
 
 
+@pytest.mark.parametrize("op", ["pairwise_intersection", "pairwise_iou", "class_overlap"])
+def test_refuses_an_unknown_kind_of_product(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATHWAYS_CUDA_PAIRWISE", "tensor")
+    args = (WORDS, LABELS, 1) if op == "class_overlap" else (WORDS, WORDS)
+    assert message(call_cuda, op, *args) == (
+        f"{op}: PATHWAYS_CUDA_PAIRWISE must be auto, popc or mma, got 'tensor'"
+    )
+
+
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")
 def test_names_what_is_missing_in_a_torch_without_cuda(op: str) -> None:

@@ -28,6 +28,8 @@ SHAPES = (
     (2, 2, 5000),
     (4, 33, 131),
     (2, 40, 49),
+    (3, 7, 9),
+    (2, 32, 3),
 )
 
 
@@ -422,11 +424,25 @@ def test_unpack_bits(kernels: HostLibrary) -> None:
         assert torch.equal(result.tensor(), mask), (rows, size)
 
 
-PAIRS = ((1, 1, 1), (3, 5, 63), (64, 64, 64), (65, 130, 65), (2, 200, 1025), (70, 3, 2112))
+# The values of pathways::cuda::BitProduct.
+PRODUCTS = {"popc": 0, "mma64": 1, "mma128": 2}
+# Rows and neurons: parts of a tile, whole tiles and more; an odd number of words (rows that begin
+# between two 16-byte vectors), one chunk of the matrix kernel and several.
+PAIRS = (
+    (1, 1, 1),
+    (3, 5, 63),
+    (64, 64, 128),
+    (65, 130, 65),
+    (2, 200, 1025),
+    (70, 3, 2112),
+    (129, 127, 520),
+    (12, 260, 704),
+)
 
 
+@pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("name", ["pairwise_intersection", "pairwise_iou"])
-def test_pairwise(kernels: HostLibrary, order: int, name: str) -> None:
+def test_pairwise(kernels: HostLibrary, order: int, name: str, product: str) -> None:
     dtype = torch.float32 if name == "pairwise_iou" else torch.int32
     for rows_a, rows_b, size in PAIRS:
         a = reference.pack_bits(torch.rand(rows_a, size) < 0.3)
@@ -434,41 +450,180 @@ def test_pairwise(kernels: HostLibrary, order: int, name: str) -> None:
         a[0] = 0
         b[0] = 0
         width = a.shape[1]
+        # b as a slice of wider rows, the results aligned and not.
         wide = torch.cat([b, torch.full((rows_b, 3), -1)], 1)
-        out = Memory.empty((rows_a, rows_b), dtype)
-        kernels.call(name, Memory(a), width, rows_a, Memory(wide), width + 3, rows_b, width, out, 1)
-        assert torch.equal(out.tensor(), getattr(reference, name)(a, b)), (rows_a, rows_b, size)
+        for offset in (0, 1):
+            out = Memory.empty((rows_a, rows_b), dtype, offset)
+            source_a, source_b = Memory(a, offset), Memory(wide)
+            sources = (source_a, width, rows_a, source_b, width + 3, rows_b)
+            kernels.call(name, *sources, width, PRODUCTS[product], out, 1)
+            expected = getattr(reference, name)(a, b)
+            assert torch.equal(out.tensor(), expected), (rows_a, rows_b, size, offset)
 
 
+@pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("name", ["pairwise_intersection", "pairwise_iou"])
-def test_pairwise_with_itself_is_symmetric(kernels: HostLibrary, name: str) -> None:
+def test_pairwise_with_itself_is_symmetric(kernels: HostLibrary, name: str, product: str) -> None:
     dtype = torch.float32 if name == "pairwise_iou" else torch.int32
-    for rows, size in ((1, 5), (64, 100), (150, 333)):
+    # One to five tiles across, an even and an odd number of them.
+    for rows, size in ((1, 5), (64, 100), (150, 333), (257, 10), (320, 64)):
         a = reference.pack_bits(torch.rand(rows, size) < 0.3)
         width = a.shape[1]
         source = Memory(a)
         out = Memory.empty((rows, rows), dtype)
-        kernels.call(name, source, width, rows, source, width, rows, width, out, 1)
-        assert torch.equal(out.tensor(), getattr(reference, name)(a, a))
+        sources = (source, width, rows, source, width, rows)
+        kernels.call(name, *sources, width, PRODUCTS[product], out, 1)
+        assert torch.equal(out.tensor(), getattr(reference, name)(a, a)), (rows, size)
 
 
+@pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("name", ["pairwise_intersection", "pairwise_iou"])
-def test_pairwise_of_rows_without_words(kernels: HostLibrary, name: str) -> None:
+def test_pairwise_of_rows_without_words(kernels: HostLibrary, name: str, product: str) -> None:
     dtype = torch.float32 if name == "pairwise_iou" else torch.int32
     words = Memory(torch.zeros(0, dtype=torch.int64))
     out = Memory.empty((3, 2), dtype)
-    kernels.call(name, words, 0, 3, words, 0, 2, 0, out, 1)
+    kernels.call(name, words, 0, 3, words, 0, 2, 0, PRODUCTS[product], out, 1)
     expected = 1 if name == "pairwise_iou" else 0
     assert (out.tensor() == expected).all()
 
 
+def test_iou_is_the_rounded_division_of_the_counts(kernels: HostLibrary) -> None:
+    # Row k of A has k + 1 neurons, all of them in the one row of B, which has many more.
+    rows, size = 300, 21 * 64
+    a = reference.pack_bits(torch.arange(size)[None, :] <= torch.arange(rows)[:, None])
+    b = reference.pack_bits(torch.arange(size)[None, :] < torch.arange(size - 90, size)[:, None])
+    out = Memory.empty((rows, 90), torch.float32)
+    kernels.call("pairwise_iou", Memory(a), 21, rows, Memory(b), 21, 90, 21, 0, out, 1)
+    expected = (torch.arange(rows) + 1.0)[:, None] / torch.arange(size - 90.0, size)
+    assert torch.equal(out.tensor(), expected)
+
+
+def fragments(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The registers of every lane for bits a [16, 256] and b [256, 8].
+
+    Element by element as "Matrix Fragments for mma.m16n8k256" of the PTX ISA has it.
+    """
+    registers_a = torch.zeros(32, 4, 32, dtype=torch.int64)
+    registers_b = torch.zeros(32, 2, 32, dtype=torch.int64)
+    for lane in range(32):
+        group, thread = lane >> 2, lane % 4
+        for i in range(128):
+            row = group if i < 32 or 64 <= i < 96 else group + 8
+            column = thread * 32 + (i & 0x1F) + (128 if i >= 64 else 0)
+            registers_a[lane, i // 32, i % 32] = a[row, column]
+        for i in range(64):
+            row = thread * 32 + (i & 0x1F) + (128 if i >= 32 else 0)
+            registers_b[lane, i // 32, i % 32] = b[row, group]
+    return registers_a, registers_b
+
+
+def sums(result: Tensor) -> Tensor:
+    """[16, 8] from the four sums of every lane."""
+    matrix = torch.zeros(16, 8, dtype=torch.int32)
+    for lane in range(32):
+        group, thread = lane >> 2, lane % 4
+        for i in range(4):
+            matrix[group + (0 if i < 2 else 8), thread * 2 + (i & 1)] = result[lane, i]
+    return matrix
+
+
+def as_words(registers: Tensor) -> Tensor:
+    weights = (1 << torch.arange(32)).to(torch.int64)
+    values = (registers * weights).sum(-1)
+    return torch.where(values >= 1 << 31, values - (1 << 32), values).to(torch.int32)
+
+
+def mma(kernels: HostLibrary, a: Tensor, b: Tensor) -> Tensor:
+    out = Memory(torch.zeros(32, 4, dtype=torch.int32))
+    kernels.call("mma", Memory(as_words(a)), Memory(as_words(b)), out)
+    return out.tensor()
+
+
+def test_mma_follows_the_fragment_layout(kernels: HostLibrary) -> None:
+    a = (torch.rand(16, 256) < 0.5).long()
+    b = (torch.rand(256, 8) < 0.5).long()
+    expected = (a @ b).int()
+    assert torch.equal(sums(mma(kernels, *fragments(a, b))), expected)
+
+
+def test_mma_of_a_wrong_layout_is_wrong(kernels: HostLibrary) -> None:
+    a = (torch.rand(16, 256) < 0.5).long()
+    b = (torch.rand(256, 8) < 0.5).long()
+    expected = (a @ b).int()
+    of_a, of_b = fragments(a, b)
+    # Lane 8 t + g in place of lane 4 g + t.
+    transposed = torch.arange(32).view(8, 4).T.reshape(-1)
+    wrong = {
+        "rows and k of A exchanged": (of_a[:, [0, 2, 1, 3]], of_b),
+        "halves of k exchanged in B": (of_a, of_b[:, [1, 0]]),
+        "lanes of A transposed": (of_a[transposed], of_b),
+        "lanes of B transposed": (of_a, of_b[transposed]),
+        "bits of A reversed": (of_a.flip(-1), of_b),
+        "lanes of A shifted": (of_a.roll(1, 0), of_b),
+    }
+    for name, (left, right) in wrong.items():
+        assert not torch.equal(sums(mma(kernels, left, right)), expected), name
+    # Results read by a wrong mapping.
+    result = mma(kernels, of_a, of_b)
+    for name, read in {
+        "rows and columns": result[:, [0, 2, 1, 3]],
+        "lanes": result[transposed],
+    }.items():
+        assert not torch.equal(sums(read), expected), name
+    # The order of k alone does not matter, as long as both agree; the kernel relies on it.
+    order = torch.randperm(256)
+    assert torch.equal(sums(mma(kernels, *fragments(a[:, order], b[order]))), expected)
+
+
+def choose(
+    kernels: HostLibrary,
+    wish: str | None,
+    capability: int,
+    rows: tuple[int, int] = (1000, 1000),
+    code: int | None = None,
+) -> str | None:
+    """What the rule takes on a device of 100 multiprocessors; None for a wish that is refused."""
+    value = kernels.value(
+        "choose_bit_product", wish, capability, capability if code is None else code, 100, *rows
+    )
+    return None if value < 0 else list(PRODUCTS)[value]
+
+
+def test_the_rule_takes_tensor_cores_where_they_are_binary(kernels: HostLibrary) -> None:
+    for capability in (80, 86, 87, 89, 90):
+        assert choose(kernels, None, capability) == "mma64"
+        assert choose(kernels, None, capability, (1280, 1280)) == "mma128"
+        assert choose(kernels, None, capability, (1279, 1152)) == "mma64"
+        assert choose(kernels, "auto", capability, (12800, 1)) == "mma128"
+    for capability in (75, 100, 103, 110, 120, 121):
+        assert choose(kernels, None, capability, (5000, 5000)) == "popc"
+        assert choose(kernels, "", capability) == "popc"
+    # A build for older devices only holds no such instruction.
+    assert choose(kernels, None, 90, code=75) == "popc"
+    assert choose(kernels, None, 86, code=80) == "mma64"
+
+
+def test_the_rule_obeys_the_user(kernels: HostLibrary) -> None:
+    for capability in (75, 80, 90, 120):
+        assert choose(kernels, "popc", capability, (5000, 5000)) == "popc"
+    for capability in (80, 120):
+        assert choose(kernels, "mma", capability, (5, 5)) == "mma64"
+    for wish in ("MMA", "tensor", "popc ", "1"):
+        assert choose(kernels, wish, 80) is None
+
+
 def run_class_overlap(
-    kernels: HostLibrary, words: Tensor, labels: Tensor, classes: int, device: int = 1
+    kernels: HostLibrary,
+    words: Tensor,
+    labels: Tensor,
+    classes: int,
+    product: str,
+    device: int = 1,
 ) -> Tensor:
     out = Memory.empty((classes, classes), torch.float64)
     rows, width = words.shape
-    arguments = (Memory(words), width, rows, width, Memory(labels), classes, out, device)
-    kernels.call("class_overlap", *arguments)
+    source = (Memory(words), width, rows, width, Memory(labels), classes)
+    kernels.call("class_overlap", *source, PRODUCTS[product], out, device)
     return out.tensor()
 
 
@@ -484,12 +639,15 @@ def test_class_overlap(
         words[:2] = 0
     # The last class is empty where there is more than one.
     labels = torch.randint(0, max(classes - 1, 1), (rows,))
-    actual = run_class_overlap(kernels, words, labels, classes)
+    actual = run_class_overlap(kernels, words, labels, classes, "popc")
     expected, _ = reference.class_overlap(words, labels, classes)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
     assert torch.equal(actual, actual.T)
+    # The same bits whatever the order of the threads, the grid and the product.
     kernels.set_order(11)
-    assert torch.equal(run_class_overlap(kernels, words, labels, classes, 4), actual)
+    assert torch.equal(run_class_overlap(kernels, words, labels, classes, "popc", 4), actual)
+    if rows < 1000:
+        assert torch.equal(run_class_overlap(kernels, words, labels, classes, "mma64"), actual)
 
 
 @pytest.mark.parametrize(
@@ -519,12 +677,24 @@ def test_class_frequency(
         ("divergent_barrier", "threads wait at a barrier that others of the block never reach"),
         ("excluded_lane", "a lane called a warp collective whose mask leaves it out"),
         ("foreign_lane", "a lane read from a lane outside the mask of the shuffle"),
+        ("partial_warp", "threads wait at a barrier that others of the block never reach"),
+        ("unfinished_copy", "a thread ends before its asynchronous copies have landed"),
+        ("unaligned_copy", "an asynchronous copy is not aligned"),
+        ("too_much_shared", "a block declares more than 48 KiB of shared memory"),
     ],
 )
 def test_shim_notices_planted_mistakes(kernels: HostLibrary, name: str, words: str) -> None:
     out = Memory.empty((64,), torch.float32)
     with pytest.raises(RuntimeError, match=words):
         kernels.call("planted", name, out)
+
+
+def test_shim_poisons_shared_memory(kernels: HostLibrary) -> None:
+    """What a block has not written is NaN, also after a block that wrote there."""
+    out = Memory.empty((64,), torch.float32)
+    kernels.call("planted", "missing_barrier", out)
+    kernels.call("planted", "unwritten_shared", out)
+    assert out.tensor().isnan().all()
 
 
 def test_missing_barrier_shows_in_some_order(kernels: HostLibrary) -> None:

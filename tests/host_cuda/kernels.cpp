@@ -12,6 +12,8 @@
 #include "../../csrc/ops/cuda/pack_bits_kernel.cuh"
 #include "../../csrc/ops/cuda/pairwise_kernel.cuh"
 
+#include <map>
+
 namespace {
 
 namespace cuda = pathways::cuda;
@@ -34,7 +36,7 @@ const char* guarded(const Function& function) {
 // A device with this many multiprocessors: 1 makes grids small, so that the
 // grid-stride loops take several trips.
 cuda::Device device_of(int64_t multiprocessors) {
-  return {static_cast<int>(multiprocessors), nullptr};
+  return {static_cast<int>(multiprocessors), 80, 80, nullptr};
 }
 
 // Sums behind the data, so that an overflow is seen by a sanitizer and an
@@ -64,6 +66,18 @@ ClassPositions positions_of(const int64_t* labels, int64_t rows,
   return result;
 }
 
+__global__ void mma_kernel(const uint32_t* a, const uint32_t* b, int32_t* sum) {
+  const int lane = threadIdx.x;
+  int32_t mine[4] = {sum[4 * lane], sum[4 * lane + 1], sum[4 * lane + 2],
+                     sum[4 * lane + 3]};
+  cuda::mma_and_popc(
+      mine, {a[4 * lane], a[4 * lane + 1], a[4 * lane + 2], a[4 * lane + 3]},
+      {b[2 * lane], b[2 * lane + 1]});
+  for (int i = 0; i < 4; ++i) {
+    sum[4 * lane + i] = mine[i];
+  }
+}
+
 // Planted mistakes: the shim must notice each of them.
 __global__ void divergent_barrier_kernel(float* out) {
   if (threadIdx.x < 40) {
@@ -83,9 +97,43 @@ __global__ void foreign_lane_kernel(float* out) {
   }
 }
 
+// Four lanes of the warp stay away from the product.
+__global__ void partial_warp_kernel(float* out) {
+  int32_t sum[4] = {};
+  if (threadIdx.x % 32 < 28) {
+    cuda::mma_and_popc(sum, {1, 1, 1, 1}, {1, 1});
+  }
+  out[threadIdx.x] = static_cast<float>(sum[0]);
+}
+
+__global__ void unfinished_copy_kernel(float* out) {
+  PATHWAYS_SHARED(shared, float[128]);
+  cuda::copy_async<8>(&shared[2 * threadIdx.x], out, 8);
+  cuda::commit_copies();
+  cuda::wait_for_copies<1>();
+}
+
+__global__ void unaligned_copy_kernel(float* out) {
+  PATHWAYS_SHARED(shared, float[132]);
+  cuda::copy_async<8>(&shared[1], out, 8);
+  cuda::commit_copies();
+  cuda::wait_for_copies<0>();
+}
+
+__global__ void too_much_shared_kernel(float* out) {
+  PATHWAYS_SHARED(shared, char[40 << 10]);
+  PATHWAYS_SHARED(more, char[9 << 10]);
+  out[threadIdx.x] = static_cast<float>(shared[0] + more[0]);
+}
+
+__global__ void unwritten_shared_kernel(float* out) {
+  PATHWAYS_SHARED(shared, float[64]);
+  out[threadIdx.x] = shared[threadIdx.x];
+}
+
 // Without the barrier the result depends on the order of the threads.
 __global__ void missing_barrier_kernel(float* out) {
-  __shared__ float shared[64];
+  PATHWAYS_SHARED(shared, float[64]);
   shared[threadIdx.x] = static_cast<float>(threadIdx.x);
   out[threadIdx.x] = shared[63 - threadIdx.x];
 }
@@ -196,19 +244,21 @@ const char* host_cuda_unpack_bits(const uint64_t* words, int64_t row_stride,
 const char* host_cuda_pairwise_intersection(const uint64_t* a, int64_t stride_a,
                                             int64_t rows_a, const uint64_t* b,
                                             int64_t stride_b, int64_t rows_b,
-                                            int64_t words, int32_t* out,
+                                            int64_t words, int64_t product,
+                                            int32_t* out,
                                             int64_t multiprocessors) {
   return guarded([&] {
     cuda::launch_pairwise_intersection({a, stride_a, rows_a},
-                                       {b, stride_b, rows_b}, words, out,
-                                       device_of(multiprocessors));
+                                       {b, stride_b, rows_b}, words,
+                                       static_cast<cuda::BitProduct>(product),
+                                       out, device_of(multiprocessors));
   });
 }
 
 const char* host_cuda_pairwise_iou(const uint64_t* a, int64_t stride_a,
                                    int64_t rows_a, const uint64_t* b,
                                    int64_t stride_b, int64_t rows_b,
-                                   int64_t words, float* out,
+                                   int64_t words, int64_t product, float* out,
                                    int64_t multiprocessors) {
   return guarded([&] {
     const cuda::Device device = device_of(multiprocessors);
@@ -218,15 +268,17 @@ const char* host_cuda_pairwise_iou(const uint64_t* a, int64_t stride_a,
     std::vector<int32_t> count_b = scratch<int32_t>(rows_b);
     cuda::launch_row_count(left, words, count_a.data(), device);
     cuda::launch_row_count(right, words, count_b.data(), device);
-    cuda::launch_pairwise_iou(left, right, words, count_a.data(),
-                              count_b.data(), out, device);
+    cuda::launch_pairwise_iou(left, right, words,
+                              static_cast<cuda::BitProduct>(product),
+                              count_a.data(), count_b.data(), out, device);
   });
 }
 
 const char* host_cuda_class_overlap(const uint64_t* words, int64_t stride,
                                     int64_t rows, int64_t words_per_row,
                                     const int64_t* labels, int64_t classes,
-                                    double* out, int64_t multiprocessors) {
+                                    int64_t product, double* out,
+                                    int64_t multiprocessors) {
   return guarded([&] {
     const cuda::Device device = device_of(multiprocessors);
     const cuda::PackedRows packed{words, stride, rows};
@@ -249,8 +301,9 @@ const char* host_cuda_class_overlap(const uint64_t* words, int64_t stride,
     std::vector<double> partial =
         scratch<double>(tables.run_count * tables.group_count);
     cuda::launch_row_count(packed, words_per_row, counts.data(), device);
-    cuda::launch_class_overlap(packed, words_per_row, counts.data(), tables,
-                               classes, partial.data(), out, device);
+    cuda::launch_class_overlap(
+        packed, words_per_row, static_cast<cuda::BitProduct>(product),
+        counts.data(), tables, classes, partial.data(), out, device);
   });
 }
 
@@ -268,14 +321,49 @@ const char* host_cuda_class_frequency(const uint64_t* words, int64_t stride,
   });
 }
 
+// One product of fragments: four words of A, two of B and four sums for each of
+// 32 lanes.
+const char* host_cuda_mma(const uint32_t* a, const uint32_t* b, int32_t* sum) {
+  return guarded([&] {
+    const auto kernel = &mma_kernel;
+    PATHWAYS_LAUNCH(kernel, 1, 32, 0, nullptr, a, b, sum);
+  });
+}
+
+// The rule that chooses a kernel for bit products. Null wish: not set. Returns
+// the BitProduct, or -1 for a wish that is none.
+int64_t host_cuda_choose_bit_product(const char* wish, int64_t capability,
+                                     int64_t code, int64_t multiprocessors,
+                                     int64_t rows_a, int64_t rows_b) {
+  cuda::BitProductWish parsed{};
+  if (!cuda::parse_bit_product_wish(wish, &parsed)) {
+    return -1;
+  }
+  return static_cast<int64_t>(cuda::choose_bit_product(
+      parsed, static_cast<int>(capability), static_cast<int>(code),
+      static_cast<int>(multiprocessors), rows_a, rows_b));
+}
+
 // `out` holds 64 floats.
 const char* host_cuda_planted(const char* name, float* out) {
   return guarded([&] {
-    const std::string which = name;
-    const auto kernel = which == "divergent_barrier" ? &divergent_barrier_kernel
-                        : which == "excluded_lane"   ? &excluded_lane_kernel
-                        : which == "foreign_lane"    ? &foreign_lane_kernel
-                                                     : &missing_barrier_kernel;
+    using Planted = void (*)(float*);
+    static const std::map<std::string, Planted> kPlanted{
+        {"divergent_barrier", &divergent_barrier_kernel},
+        {"excluded_lane", &excluded_lane_kernel},
+        {"foreign_lane", &foreign_lane_kernel},
+        {"missing_barrier", &missing_barrier_kernel},
+        {"partial_warp", &partial_warp_kernel},
+        {"too_much_shared", &too_much_shared_kernel},
+        {"unaligned_copy", &unaligned_copy_kernel},
+        {"unfinished_copy", &unfinished_copy_kernel},
+        {"unwritten_shared", &unwritten_shared_kernel},
+    };
+    const auto found = kPlanted.find(name);
+    if (found == kPlanted.end()) {
+      throw std::runtime_error(std::string("no planted mistake ") + name);
+    }
+    const Planted kernel = found->second;
     PATHWAYS_LAUNCH(kernel, 1, 64, 0, nullptr, out);
   });
 }

@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kFrequencyThreads)
   // counts[bit][word]; one column more than needed keeps both the additions
   // (one bit, many words) and the read-out (one word, many bits) free of bank
   // conflicts.
-  __shared__ unsigned counts[kWordBits][kWarpSize + 1];
+  PATHWAYS_SHARED(counts, unsigned[kWordBits][kWarpSize + 1]);
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize;
   const int64_t words_per_row = (size + kWordBits - 1) / kWordBits;

@@ -12,6 +12,7 @@ std::tuple<Tensor, Tensor> class_overlap_kernel(const Tensor& packed,
                                                 int64_t num_classes) {
   const char* op = "class_overlap";
   check_labels(op, packed, labels, num_classes);
+  const BitProductWish wish = bit_product_wish(op);
   const LaunchScope scope(op, packed);
   const LabelOrder order = class_order(op, labels, num_classes);
   const Tensor words = with_dense_rows(packed);
@@ -54,10 +55,12 @@ std::tuple<Tensor, Tensor> class_overlap_kernel(const Tensor& packed,
   const Tensor partial =
       torch::stable::new_empty(words, partial_shape, ScalarType::Double);
   const Tensor counts = row_counts(words, scope.device());
-  class_overlap(packed_rows(words), words.size(1),
-                static_cast<const int32_t*>(counts.const_data_ptr()), tables,
-                num_classes, static_cast<double*>(partial.mutable_data_ptr()),
-                static_cast<double*>(sums.mutable_data_ptr()), scope.device());
+  class_overlap(
+      packed_rows(words), words.size(1),
+      bit_product(op, wish, scope.device(), kOverlapRows, kOverlapRows),
+      static_cast<const int32_t*>(counts.const_data_ptr()), tables, num_classes,
+      static_cast<double*>(partial.mutable_data_ptr()),
+      static_cast<double*>(sums.mutable_data_ptr()), scope.device());
   scope.check();
   TableUpload pair_upload;
   pair_upload.add(pairs);

@@ -5,12 +5,13 @@
 // counts follow from the class sizes.
 #pragma once
 
-#include "bit_tile.cuh"
+#include "bit_product.h"
 #include "class_tiles.h"
+#include "mma_tile.cuh"
 
 namespace pathways::cuda {
 
-static_assert(kOverlapRows == kTileRows);
+static_assert(kOverlapRows == kTileBlockRows);
 
 __device__ __forceinline__ double block_sum(double value, double* shared) {
   value = group_sum<kWarpSize>(value);
@@ -26,16 +27,20 @@ __device__ __forceinline__ double block_sum(double value, double* shared) {
 }
 
 // partial[run * groups + group]; 0 where the group lies before the run.
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks)
+// Every thread adds the same pairs in the same order whichever tile counts
+// them, so the sums do not depend on the device.
+template <class Tile>
+__global__ void __launch_bounds__(kTileThreads, Tile::kBlocks)
     class_overlap_kernel(RowSource source, int64_t words,
                          const int32_t* __restrict__ row_count,
                          const RowRun* __restrict__ runs, int64_t run_count,
                          const RunRange* __restrict__ groups,
                          int64_t group_count, double* __restrict__ partial) {
-  __shared__ TileStorage tile;
-  __shared__ double warp_sums[kTileThreads / kWarpSize];
-  const int tx = threadIdx.x % kTileSide;
-  const int ty = threadIdx.x / kTileSide;
+  static_assert(Tile::kRows == kOverlapRows);
+  constexpr int kPerThread = Tile::kPerThread;
+  PATHWAYS_SHARED(tile, typename Tile::Storage);
+  PATHWAYS_SHARED(warp_sums, double[kTileThreads / kWarpSize]);
+  const TileThread thread;
   for (int64_t item = blockIdx.x; item < run_count * group_count;
        item += gridDim.x) {
     const int64_t at = item / group_count;
@@ -51,15 +56,15 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks)
     double sum = 0;
     for (int64_t other = from; other < to; ++other) {
       const RowRun next = runs[other];
-      int32_t count[kTilePerThread][kTilePerThread] = {};
-      add_tile_product(source, run.first, run.count, source, next.first,
-                       next.count, words, tile, count);
+      int32_t count[kPerThread][kPerThread] = {};
+      Tile::add_product(source, run.first, run.count, source, next.first,
+                        next.count, words, tile, count);
 #pragma unroll
-      for (int i = 0; i < kTilePerThread; ++i) {
+      for (int i = 0; i < kPerThread; ++i) {
 #pragma unroll
-        for (int j = 0; j < kTilePerThread; ++j) {
-          const int row = ty + kTileSide * i;
-          const int column = tx + kTileSide * j;
+        for (int j = 0; j < kPerThread; ++j) {
+          const int row = thread.row(i);
+          const int column = thread.column(j);
           if (row < run.count && column < next.count &&
               (other != at || row < column))
             sum += iou_from_counts(
@@ -107,7 +112,7 @@ __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks)
 }
 
 inline void launch_class_overlap(const PackedRows& rows, int64_t words_per_row,
-                                 const int32_t* row_count,
+                                 BitProduct product, const int32_t* row_count,
                                  const OverlapTables& tables, int64_t classes,
                                  double* partial, double* out,
                                  const Device& device) {
@@ -119,8 +124,10 @@ inline void launch_class_overlap(const PackedRows& rows, int64_t words_per_row,
     constexpr int64_t kLargestGrid = int64_t{1} << 30;
     const unsigned grid =
         static_cast<unsigned>(items < kLargestGrid ? items : kLargestGrid);
-    const RowSource source{rows.words, rows.stride, tables.order};
-    const auto kernel = &class_overlap_kernel;
+    const RowSource source(rows, tables.order);
+    const auto kernel = product == BitProduct::kPopc
+                            ? &class_overlap_kernel<PopcTile>
+                            : &class_overlap_kernel<MmaTile<kOverlapRows>>;
     PATHWAYS_LAUNCH(kernel, grid, kTileThreads, 0, device.stream, source,
                     words_per_row, row_count, tables.runs, tables.run_count,
                     tables.groups, tables.group_count, partial);

@@ -1,17 +1,23 @@
 // What the CUDA kernels of this directory share. No torch header is included,
 // so that nvcc needs seconds for a file and tests/host_cuda can compile the
 // same source with the host compiler (its shim defines the names that
-// otherwise come from nvcc and cuda_runtime.h, and the two macros below).
+// otherwise come from nvcc and cuda_runtime.h, and the macros below).
 #pragma once
 
+#include <cstring>
+
 #include "launch.h"
+#include "ptx.cuh"
 
 #if defined(__CUDACC__)
-#include <cuda_runtime.h>
 
 // `kernel` must not contain a bare comma: pass a `const auto` holding it.
 #define PATHWAYS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
+
+// Declares `name`, of the type that follows, in the shared memory of the block.
+#define PATHWAYS_SHARED(name, ...) \
+  __shared__::pathways::cuda::Same<__VA_ARGS__> name
 #elif !defined(PATHWAYS_LAUNCH)
 #error "compile with nvcc, or include the shim of tests/host_cuda first"
 #endif
@@ -34,19 +40,59 @@ constexpr int kStreamBlocks = 4;
 // threads per block, few enough that a thread's set-up is paid once.
 constexpr int kBlocksPerMultiprocessor = 8;
 
+// T itself; lets a macro take a type such as int[4].
+template <class T>
+struct SameType {
+  using Type = T;
+};
+template <class T>
+using Same = typename SameType<T>::Type;
+
 template <class T, int N>
 struct alignas(sizeof(T) * N) Vector {
   T value[N];
 };
 
-template <class T, int N>
-__device__ __forceinline__ Vector<T, N> load_vector(const T* from) {
-  return *reinterpret_cast<const Vector<T, N>*>(from);
-}
+// CUDA's own type of so many bytes, for one access.
+template <int bytes>
+struct RawVector;
+template <>
+struct RawVector<1> {
+  using Type = uint8_t;
+};
+template <>
+struct RawVector<2> {
+  using Type = uint16_t;
+};
+template <>
+struct RawVector<4> {
+  using Type = uint32_t;
+};
+template <>
+struct RawVector<8> {
+  using Type = uint2;
+};
+template <>
+struct RawVector<16> {
+  using Type = uint4;
+};
 
 template <class T, int N>
+__device__ __forceinline__ Vector<T, N> load_vector(const T* from) {
+  using Raw = typename RawVector<sizeof(T) * N>::Type;
+  const Raw raw = *reinterpret_cast<const Raw*>(from);
+  Vector<T, N> result;
+  memcpy(&result, &raw, sizeof(raw));
+  return result;
+}
+
+// To global memory.
+template <class T, int N>
 __device__ __forceinline__ void store_vector(T* to, const Vector<T, N>& from) {
-  *reinterpret_cast<Vector<T, N>*>(to) = from;
+  using Raw = typename RawVector<sizeof(T) * N>::Type;
+  Raw raw;
+  memcpy(&raw, &from, sizeof(raw));
+  store_global(reinterpret_cast<Raw*>(to), raw);
 }
 
 // Blocks for a grid-stride loop over `work` items of a block each.

@@ -27,6 +27,7 @@ struct GatedBackwardArguments {
   Activation activation;
   bool aligned;
   bool gate_aligned;
+  bool channels_aligned;  // vectors of bias and baseline
 };
 
 // The backward kernels hold more at once: up to 128 registers for a thread, and
@@ -84,6 +85,21 @@ struct GatedBackwardRowBody {
     }
   }
 
+  __device__ __forceinline__ void zero_grad_x(int lane, int64_t first,
+                                              int64_t vector_first,
+                                              int64_t vector_last,
+                                              int64_t last) const {
+    for (int64_t i = vector_first + lane * kElements; i < vector_last;
+         i += lanes * kElements)
+      store_vector(args.grad_x + i, Vector<T, kElements>{});
+#pragma unroll 1
+    for (int64_t i = first + lane; i < vector_first; i += lanes)
+      args.grad_x[i] = from_compute<T>(Acc(0));
+#pragma unroll 1
+    for (int64_t i = vector_last + lane; i < last; i += lanes)
+      args.grad_x[i] = from_compute<T>(Acc(0));
+  }
+
   __device__ __forceinline__ void segment_sums(int64_t segment, int lane,
                                                Acc& gate_sum,
                                                Acc& bias_sum) const {
@@ -99,13 +115,6 @@ struct GatedBackwardRowBody {
     if constexpr (!unit) {
       shared_gate = load_element<Acc>(
           args.gate, row / args.channels * args.gate_stride + channel);
-      if (shared_gate == Acc(0) && !args.gate_sums) {
-        // Nothing but zeros, and x is not needed to know it.
-        if (args.grad_x)
-          for (int64_t i = first + lane; i < last; i += lanes)
-            args.grad_x[i] = from_compute<T>(Acc(0));
-        return;
-      }
     }
     // A row may begin between two vectors: elements before the first whole
     // vector and behind the last one are taken one by one.
@@ -116,6 +125,12 @@ struct GatedBackwardRowBody {
       vector_last = last / kElements * kElements;
       if (vector_first >= vector_last)
         vector_first = vector_last = last;
+    }
+    if (!unit && shared_gate == Acc(0) && !args.gate_sums) {
+      // Nothing but zeros, and x is not needed to know it.
+      if (args.grad_x)
+        zero_grad_x(lane, first, vector_first, vector_last, last);
+      return;
     }
     const auto single = [&](int64_t i) {
       const Acc gate = unit ? load_element<Acc>(args.gate, i) : shared_gate;
@@ -234,6 +249,12 @@ struct GatedBackwardChannelBody {
       // Channels are a multiple of `elements`: a lane has all or none.
       if (channel < args.channels) {
         Acc gate[elements];
+        Acc bias[elements];
+        Acc baseline[elements];
+        load_channels(args.bias, channel, args.channels_aligned, Acc(-0.0),
+                      bias);
+        load_channels(args.baseline, channel, args.channels_aligned, Acc(0),
+                      baseline);
         if constexpr (!unit)
           load_elements(args.gate, n * args.gate_stride + channel,
                         args.gate_aligned, gate);
@@ -251,9 +272,8 @@ struct GatedBackwardChannelBody {
 #pragma unroll
             for (int k = 0; k < elements; ++k)
               grad_gate[k] = backward_element<activation>(
-                  grad.value[k], x.value[k], gate[k],
-                  bias_at(args.bias, channel + k),
-                  baseline_at(args.baseline, channel + k), grad_x[k]);
+                  grad.value[k], x.value[k], gate[k], bias[k], baseline[k],
+                  grad_x[k]);
           });
 #pragma unroll
           for (int k = 0; k < elements; ++k) {
@@ -280,7 +300,7 @@ template <class T, bool unit, int elements>
 __global__ void __launch_bounds__(kStreamThreads, kBackwardBlocks<T>)
     gated_backward_channel_kernel(
         const __grid_constant__ GatedBackwardArguments<T> args, int lanes) {
-  __shared__ ComputeOf<T> shared[kStreamThreads * elements];
+  PATHWAYS_SHARED(shared, ComputeOf<T>[kStreamThreads * elements]);
   GatedBackwardChannelBody<T, unit, elements>{args, lanes, shared}.run();
 }
 
@@ -425,6 +445,9 @@ void launch_gated_backward(const GatedBackwardCall& call,
     args.gate_aligned = plan.vectors && is_aligned(call.gate.data) &&
                         is_aligned(call.grad_gate.data) &&
                         (shape.unit || shape.channels % kElements == 0);
+    args.channels_aligned = plan.vectors && is_aligned(call.bias) &&
+                            is_aligned(call.baseline) &&
+                            shape.channels % kElements == 0;
     if (shape.unit)
       launch_gated_backward_mode<T, true>(args, plan, device);
     else

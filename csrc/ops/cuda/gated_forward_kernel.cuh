@@ -20,8 +20,9 @@ struct GatedForwardArguments {
   int64_t gate_stride;  // C for a gate per input, 0 for a shared one
   Activation activation;
   bool channel_innermost;
-  bool aligned;       // x and y
-  bool gate_aligned;  // vectors of gates, where the mode reads vectors
+  bool aligned;           // x and y
+  bool gate_aligned;      // vectors of gates, where the mode reads vectors
+  bool channels_aligned;  // vectors of bias and baseline
 };
 
 template <class T, GateMode mode>
@@ -29,10 +30,12 @@ struct GatedForwardBody {
   using Acc = ComputeOf<T>;
   static constexpr int kElements = kVectorBytes / sizeof(T);
   static constexpr int64_t kBlockElements = int64_t{kStreamThreads} * kElements;
-  // Gates of a vector of x, and vectors in flight at once: the gates of the
-  // other modes take the registers (and, per element, are a stream themselves).
-  static constexpr int kGates = mode == GateMode::kRow ? 1 : kElements;
-  static constexpr int kUnroll = mode == GateMode::kRow ? 2 : 1;
+  // Gates of a vector of x (that of its row and that of the next), and vectors
+  // in flight at once: the gates of the other modes take the registers (and,
+  // per element, are a stream themselves), and so does double arithmetic.
+  static constexpr int kGates = mode == GateMode::kRow ? 2 : kElements;
+  static constexpr int kUnroll =
+      mode == GateMode::kRow && sizeof(T) < sizeof(double) ? 2 : 1;
 
   const GatedForwardArguments<T>& args;
 
@@ -51,12 +54,40 @@ struct GatedForwardBody {
       return at.a * args.gate_stride + at.r;
   }
 
-  // A whole vector at `index` whose elements share a row of the layout.
+  // Elements of a vector at `at` that are in its row: all of them, or the rest
+  // are in the next row and have the next gate. Rows are of any length, so that
+  // with 7 x 7 values to a channel nearly every warp meets such a vector.
+  __device__ __forceinline__ int in_row(const Digits& at) const {
+    return static_cast<int>(
+        min_of<int64_t>(kElements, args.radix.inner - at.r));
+  }
+
+  __device__ __forceinline__ Digits next_row(const Digits& at) const {
+    return args.radix.add(at, {0, 0, in_row(at)});
+  }
+
+  __device__ __forceinline__ void load_gates(int64_t index, const Digits& at,
+                                             Acc (&gate)[kGates]) const {
+    if constexpr (mode == GateMode::kRow) {
+      gate[0] = load_element<Acc>(args.gate, gate_index(index, at));
+      gate[1] =
+          in_row(at) < kElements
+              ? load_element<Acc>(args.gate, gate_index(index, next_row(at)))
+              : gate[0];
+    } else {
+      load_elements(args.gate, gate_index(index, at), args.gate_aligned, gate);
+    }
+  }
+
+  // A whole vector at `index` whose elements share a row of the layout, or for
+  // one gate to a row, two rows.
   __device__ __forceinline__ bool is_whole(int64_t index,
                                            const Digits& at) const {
     if (!args.aligned || index + kElements > args.count)
       return false;
     if (mode == GateMode::kUnit && !args.bias && !args.baseline)
+      return true;
+    if (mode == GateMode::kRow && args.radix.inner >= kElements)
       return true;
     return at.r + kElements <= args.radix.inner;
   }
@@ -78,19 +109,47 @@ struct GatedForwardBody {
     }
   }
 
+  // Bias or baseline of a vector, in the form of its gates.
+  __device__ __forceinline__ void load_channel_values(const Acc* from,
+                                                      Acc absent,
+                                                      const Digits& at,
+                                                      Acc (&to)[kGates]) const {
+    if constexpr (mode == GateMode::kRow) {
+      to[0] = from ? from[at.b] : absent;
+      to[1] = from && in_row(at) < kElements ? from[next_row(at).b] : to[0];
+    } else if (innermost()) {
+      load_channels(from, at.r, args.channels_aligned, absent, to);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kElements; ++k)
+        to[k] = from ? from[at.b] : absent;
+    }
+  }
+
+  // Element k of a vector with `same` elements in its own row.
+  static __device__ __forceinline__ Acc pick(const Acc (&values)[kGates],
+                                             int same, int k) {
+    if constexpr (mode == GateMode::kRow)
+      return k < same ? values[0] : values[1];
+    else
+      return values[k];
+  }
+
   __device__ __forceinline__ void whole(int64_t index, const Digits& at,
                                         const Acc (&gate)[kGates],
                                         const Vector<T, kElements>& x) const {
-    const int64_t channel = innermost() ? at.r : at.b;
-    const int channel_step = innermost() ? 1 : 0;
+    Acc bias[kGates];
+    Acc baseline[kGates];
+    load_channel_values(args.bias, Acc(-0.0), at, bias);
+    load_channel_values(args.baseline, Acc(0), at, baseline);
+    const int same = in_row(at);
     Vector<T, kElements> y;
     with_activation(args.activation, [&]<Activation activation>() {
 #pragma unroll
       for (int k = 0; k < kElements; ++k)
         y.value[k] = from_compute<T>(gate_value<activation>(
-            to_compute<Acc>(x.value[k]), gate[k % kGates],
-            bias_at(args.bias, channel + k * channel_step),
-            baseline_at(args.baseline, channel + k * channel_step)));
+            to_compute<Acc>(x.value[k]), pick(gate, same, k),
+            pick(bias, same, k), pick(baseline, same, k)));
     });
     store_vector(args.y + index, y);
   }
@@ -111,8 +170,7 @@ struct GatedForwardBody {
       for (int u = 0; u < kUnroll; ++u) {
         positions[u] = at;
         if (is_whole(index + u * stride, at)) {
-          load_elements(args.gate, gate_index(index + u * stride, at),
-                        kGates > 1 && args.gate_aligned, gate[u]);
+          load_gates(index + u * stride, at, gate[u]);
           bool any = false;
 #pragma unroll
           for (int k = 0; k < kGates; ++k)
@@ -169,8 +227,11 @@ void launch_gated_forward(const GatedForwardCall& call, const Device& device) {
   args.activation = call.activation;
   args.channel_innermost = shape.channel_innermost;
   args.aligned = is_aligned(call.x) && is_aligned(call.y);
-  args.gate_aligned = is_aligned(call.gate.data) &&
-                      (shape.unit || shape.channels % kElements == 0);
+  const bool whole_channels = shape.channels % kElements == 0;
+  args.gate_aligned =
+      is_aligned(call.gate.data) && (shape.unit || whole_channels);
+  args.channels_aligned =
+      is_aligned(call.bias) && is_aligned(call.baseline) && whole_channels;
   switch (gate_mode(shape)) {
     case GateMode::kRow:
       return launch_gated_forward_mode<T, GateMode::kRow>(args, device);

@@ -37,6 +37,21 @@ __device__ __forceinline__ Acc baseline_at(const Acc* baseline,
   return baseline ? baseline[channel] : Acc(0);
 }
 
+// The values of `count` neighbouring channels, `absent` without a vector;
+// `aligned` as for load_elements.
+template <class Acc, int count>
+__device__ __forceinline__ void load_channels(const Acc* from, int64_t channel,
+                                              bool aligned, Acc absent,
+                                              Acc (&to)[count]) {
+  if (from) {
+    load_elements_as<Acc>(from, channel, aligned, to);
+  } else {
+#pragma unroll
+    for (int k = 0; k < count; ++k)
+      to[k] = absent;
+  }
+}
+
 // Calls body.template operator()<activation>(). One branch for all threads,
 // taken once for a vector: around whole kernels it would cost five copies of
 // the address arithmetic.

@@ -9,6 +9,7 @@
 
 #include "../../core/activations.h"
 #include "../../core/quantizer.h"
+#include "bit_product.h"
 
 struct CUstream_st;
 
@@ -19,6 +20,8 @@ using Stream = CUstream_st*;  // the type that CUDA names cudaStream_t
 // Where a kernel runs and how wide its grid may be.
 struct Device {
   int multiprocessors;
+  int capability;  // 10 * major + minor
+  int code;        // the newest of our architectures that runs on it
   Stream stream;
 };
 
@@ -162,12 +165,13 @@ struct PackedRows {
 void row_count(const PackedRows& rows, int64_t words_per_row, int32_t* count,
                const Device& device);
 void pairwise_intersection(const PackedRows& a, const PackedRows& b,
-                           int64_t words_per_row, int32_t* out,
-                           const Device& device);
+                           int64_t words_per_row, BitProduct product,
+                           int32_t* out, const Device& device);
 // count_a, count_b: row_count of the two.
 void pairwise_iou(const PackedRows& a, const PackedRows& b,
-                  int64_t words_per_row, const int32_t* count_a,
-                  const int32_t* count_b, float* out, const Device& device);
+                  int64_t words_per_row, BitProduct product,
+                  const int32_t* count_a, const int32_t* count_b, float* out,
+                  const Device& device);
 
 // Rows are walked class by class; see class_tiles.h.
 struct RowRun;
@@ -185,9 +189,9 @@ struct OverlapTables {
 
 // partial: run_count * group_count; out: classes * classes.
 void class_overlap(const PackedRows& rows, int64_t words_per_row,
-                   const int32_t* row_count, const OverlapTables& tables,
-                   int64_t classes, double* partial, double* out,
-                   const Device& device);
+                   BitProduct product, const int32_t* row_count,
+                   const OverlapTables& tables, int64_t classes,
+                   double* partial, double* out, const Device& device);
 // out: classes * size, zero.
 void class_frequency(const PackedRows& rows, int64_t size, const int64_t* order,
                      const RowRun* runs, int64_t run_count, int64_t* out,
