@@ -3,10 +3,13 @@
 No GPU is needed. The gate fails when a kernel uses local memory (spilled registers, a stack frame),
 or more registers than ``cuda_budget.json`` records for it; a kernel that is missing there, or there
 and no longer in the sources, fails too. Registers are compared only under the nvcc release that the
-budget was recorded with: another one allocates differently. With ``cuobjdump`` at hand (PyPI
-``nvidia-cuda-cuobjdump``, or the CUDA toolkit) it also reads the machine code: kernels that stream
-must use 128-bit loads, and none may touch local memory. Without nvcc there is nothing to check: a
-notice, and exit code 0.
+budget was recorded with: another one allocates differently.
+
+With ``cuobjdump`` and ``nvdisasm`` at hand (PyPI ``nvidia-cuda-cuobjdump``,
+``nvidia-cuda-nvdisasm``, or the CUDA toolkit) it also reads the machine code: kernels that stream
+must use 128-bit loads and stores, kernels for tensor cores must use the binary matrix instruction
+on exactly the architectures where the rule in ``bit_product.h`` may choose them, and none may touch
+local memory. Without nvcc there is nothing to check: a notice, and exit code 0.
 
     python tools/cuda_gate.py             # check
     python tools/cuda_gate.py --update    # record the registers of today as the budget
@@ -26,14 +29,30 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = REPOSITORY / "csrc" / "ops" / "cuda"
 BUDGET = Path(__file__).with_name("cuda_budget.json")
 ARCHITECTURES = ("80", "90", "100", "120")
-# Kernels that move each byte once: their loads must be the widest there are.
-STREAMING = ("binarize", "gated_forward", "gated_backward", "pack_bits_kernel")
+# Kernels that move each byte once, or write a result larger than what they read: their accesses
+# must be the widest there are. Of packing only one side is as wide as that.
+WIDE_LOADS = ("binarize", "gated_forward", "gated_backward", "pack_bits_kernel")
+WIDE_STORES = ("binarize", "gated_forward", "gated_backward", "unpack_bits_kernel", "pairwise")
+# What mma.m16n8k256 with .and.popc becomes where tensor cores have a binary mode.
+MATRIX_INSTRUCTION = "BMMA.168256.AND.POPC"
+
+
+class MachineCode(NamedTuple):
+    """Instructions of one kernel; -1 is unknown."""
+
+    wide_loads: int = -1  # 128 bits from global memory
+    wide_stores: int = -1  # 128 bits to global memory
+    matrix: int = -1
+    local: int = -1  # accesses to local memory
+
+
+UNKNOWN = MachineCode()
 
 
 @dataclass(frozen=True)
@@ -46,8 +65,7 @@ class Kernel:
     stack_bytes: int
     spill_bytes: int
     shared_bytes: int
-    wide_loads: int = -1
-    local_accesses: int = -1
+    code: MachineCode = UNKNOWN
 
 
 def kernel_name(symbol: str) -> str:
@@ -118,27 +136,32 @@ def parse_ptxas(log: str) -> Iterator[Kernel]:
             )
 
 
-def parse_sass(text: str) -> dict[str, tuple[int, int]]:
-    """128-bit loads from global memory and accesses to local memory of every function.
+def parse_sass(text: str) -> dict[str, MachineCode]:
+    """What the gate looks for in every function.
 
     Args:
         text (str): output of ``cuobjdump -sass`` for one architecture.
 
     Returns:
-        dict[str, tuple[int, int]]: by mangled name.
+        dict[str, MachineCode]: by mangled name.
     """
-    counts: dict[str, tuple[int, int]] = {}
+    # LDGSTS copies from global to shared memory.
+    patterns = (
+        re.compile(r"\bLDG(STS)?\.\S*\b128\b"),
+        re.compile(r"\bSTG\.\S*\b128\b"),
+        re.compile(rf"\b{re.escape(MATRIX_INSTRUCTION)}\b"),
+        re.compile(r"\b(LDL|STL)\b"),
+    )
+    counts: dict[str, list[int]] = {}
     name = ""
     for line in text.splitlines():
         if match := re.search(r"Function : (\S+)", line):
             name = match[1]
-            counts[name] = (0, 0)
+            counts[name] = [0] * len(patterns)
         elif name:
-            wide, local = counts[name]
-            wide += bool(re.search(r"\bLDG\.\S*\b128\b", line))
-            local += bool(re.search(r"\b(LDL|STL)\b", line))
-            counts[name] = (wide, local)
-    return counts
+            for kind, pattern in enumerate(patterns):
+                counts[name][kind] += bool(pattern.search(line))
+    return {name: MachineCode(*numbers) for name, numbers in counts.items()}
 
 
 def check(
@@ -159,7 +182,7 @@ def check(
     for kernel in kernels:
         where = f"{kernel.name} on sm_{kernel.architecture}"
         seen.add((kernel.name, kernel.architecture))
-        if kernel.spill_bytes or kernel.stack_bytes or kernel.local_accesses > 0:
+        if kernel.spill_bytes or kernel.stack_bytes or kernel.code.local > 0:
             problems.append(
                 f"{where} uses local memory ({kernel.stack_bytes} bytes of stack, "
                 f"{kernel.spill_bytes} bytes of spills)"
@@ -169,8 +192,14 @@ def check(
             problems.append(f"{where} has no register budget; record one with --update")
         elif same_release and kernel.registers > limit:
             problems.append(f"{where} uses {kernel.registers} registers, the budget is {limit}")
-        if kernel.wide_loads == 0 and kernel.name.startswith(STREAMING) and is_wide(kernel.name):
+        if kernel.code.wide_loads == 0 and kernel.name.startswith(WIDE_LOADS) and is_wide(kernel):
             problems.append(f"{where} has no 128-bit load")
+        if kernel.code.wide_stores == 0 and kernel.name.startswith(WIDE_STORES) and is_wide(kernel):
+            problems.append(f"{where} has no 128-bit store")
+        if kernel.code.matrix == 0 and has_matrix_instruction(kernel):
+            problems.append(f"{where} has no {MATRIX_INSTRUCTION}")
+        elif kernel.code.matrix > 0 and not has_matrix_instruction(kernel):
+            problems.append(f"{where} has {MATRIX_INSTRUCTION}; bit_product.h knows nothing of it")
     for name, limits in budget.items():
         for architecture in limits:
             if (name, architecture) not in seen:
@@ -178,9 +207,20 @@ def check(
     return problems
 
 
-def is_wide(name: str) -> bool:
+def is_wide(kernel: Kernel) -> bool:
     """False for the variants that exist for data no vector fits: one element at a time."""
-    return not re.search(r"channel_kernel<.*, 1>$", name)
+    return not re.search(r"channel_kernel<.*, 1>$", kernel.name)
+
+
+def has_matrix_instruction(kernel: Kernel) -> bool:
+    """Kernels for tensor cores, from sm_80 up to where ``bit_product.h`` ends the rule."""
+    text = (SOURCES / "bit_product.h").read_text()
+    limits = [
+        int(value) for value in re.findall(r"constexpr int kFirst\w*BinaryMma = (\d+);", text)
+    ]
+    if len(limits) != 2:
+        raise ValueError(f"{SOURCES / 'bit_product.h'} has no two limits of the binary mma")
+    return "MmaTile<" in kernel.name and limits[0] <= int(kernel.architecture) < limits[1]
 
 
 def nvcc_release(nvcc: str) -> str:
@@ -242,30 +282,42 @@ def compile_kernels(
             text = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
             machine_code[architecture] = parse_sass(text)
         kernels = [
-            replace(kernel, wide_loads=counts[0], local_accesses=counts[1])
+            replace(
+                kernel,
+                code=machine_code[kernel.architecture].get(kernel.name, UNKNOWN),
+            )
             for kernel in kernels
-            for counts in [machine_code[kernel.architecture].get(kernel.name, (-1, -1))]
         ]
     names = demangle(kernel.name for kernel in kernels)
     return [replace(kernel, name=kernel_name(names[kernel.name])) for kernel in kernels]
 
 
 def table(kernels: Iterable[Kernel]) -> str:
-    """Registers by architecture, one line per kernel."""
+    """Registers by architecture and machine code, one line per kernel.
+
+    Of the wide accesses the fewest on any architecture are shown, of matrix instructions the most.
+    """
     by_name: dict[str, dict[str, Kernel]] = {}
     for kernel in kernels:
         by_name.setdefault(kernel.name, {})[kernel.architecture] = kernel
     lines = [
         f"{'kernel':<52}"
         + "".join(f"{'sm_' + a:>8}" for a in ARCHITECTURES)
-        + f"{'shared':>8}{'spills':>8}{'LDG.128':>9}"
+        + f"{'shared':>8}{'spills':>8}{'LDG.128':>9}{'STG.128':>9}{'BMMA':>6}"
     ]
     for name, row in sorted(by_name.items()):
         registers = "".join(f"{row[a].registers if a in row else '-':>8}" for a in ARCHITECTURES)
         shared = max(kernel.shared_bytes for kernel in row.values())
         spills = max(kernel.spill_bytes + kernel.stack_bytes for kernel in row.values())
-        wide = min(kernel.wide_loads for kernel in row.values())
-        lines.append(f"{name:<52}{registers}{shared:>8}{spills:>8}{wide if wide >= 0 else '-':>9}")
+        code = [kernel.code for kernel in row.values()]
+        loads, stores = min(c.wide_loads for c in code), min(c.wide_stores for c in code)
+        seen = [
+            "-" if count < 0 else str(count)
+            for count in (loads, stores, max(c.matrix for c in code))
+        ]
+        lines.append(
+            f"{name:<52}{registers}{shared:>8}{spills:>8}{seen[0]:>9}{seen[1]:>9}{seen[2]:>6}"
+        )
     return "\n".join(lines)
 
 
@@ -283,7 +335,10 @@ def main(arguments: list[str] | None = None) -> int:
     release = nvcc_release(nvcc)
     cuobjdump = find_cuobjdump(nvcc)
     if cuobjdump is None:
-        print("no cuobjdump: machine code is not checked (pip install nvidia-cuda-cuobjdump)")
+        print(
+            "no cuobjdump: machine code is not checked "
+            "(pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)"
+        )
     kernels: list[Kernel] = []
     with tempfile.TemporaryDirectory() as directory:
         for source in kernel_sources():
