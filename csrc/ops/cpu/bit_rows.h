@@ -1,50 +1,71 @@
 #pragma once
 
-// Rows of packed words on the CPU and their population counts.
+// Tensors of packed words as the loops over bits see them, and memory for the
+// tiles in which pairs of rows are compared.
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "../check.h"
 #include "../stable.h"
-#include "bit_count.h"
+#include "bit_tile.h"
+#include "bit_tile_loops.h"
 
 namespace pathways {
 
+// Rows may be slices of wider rows; they are copied only when the words of a
+// row are not next to each other.
 struct BitRows {
   explicit BitRows(const Tensor& source)
       : words(with_dense_rows(source)),
-        data(static_cast<const uint64_t*>(words.const_data_ptr())),
         rows(words.size(0)),
-        width(words.size(1)),
-        stride(words.stride(0)) {}
-
-  const uint64_t* row(int64_t n) const { return data + n * stride; }
+        matrix{static_cast<const uint64_t*>(words.const_data_ptr()),
+               words.size(1), words.stride(0)} {}
 
   Tensor words;
-  const uint64_t* data;
   int64_t rows;
-  int64_t width;
-  int64_t stride;
+  BitMatrix matrix;
 };
 
-inline int64_t row_size(const uint64_t* row, int64_t width) {
-  return intersection_count(row, row, width);
-}
-
-// |row| for every row.
-inline std::vector<int64_t> row_sizes(const BitRows& bits) {
-  std::vector<int64_t> sizes(static_cast<size_t>(bits.rows));
+// Bits of each of `rows` rows.
+inline std::vector<int32_t> row_sizes(const BitMatrix& matrix, int64_t rows) {
+  std::vector<int32_t> sizes(static_cast<size_t>(rows + kBeyond));
   const int64_t grain =
-      std::max<int64_t>(1, 16384 / std::max<int64_t>(1, bits.width));
-  torch::stable::parallel_for(
-      0, bits.rows, grain, [&](int64_t begin, int64_t end) {
-        for (int64_t n = begin; n < end; ++n) {
-          sizes[static_cast<size_t>(n)] = row_size(bits.row(n), bits.width);
-        }
-      });
+      std::max<int64_t>(1, 16384 / std::max<int64_t>(1, matrix.width));
+  torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+    bit_tile_loops().sizes(matrix, {begin, end - begin}, sizes.data() + begin);
+  });
   return sizes;
 }
+
+// For tiles of at most as many rows as given. Not initialised.
+class TileBuffer {
+ public:
+  TileBuffer(int64_t a_rows, int64_t b_rows, int64_t width) {
+    const auto up = [](int64_t value) { return (value + 15) / 16 * 16; };
+    a_rows = std::min(a_rows, kTileRows);
+    b_rows = std::min(b_rows, kTileRows);
+    const int64_t stride = up(b_rows) + kBeyond;
+    const int64_t counts = up(a_rows) * stride / 2;
+    const int64_t panels =
+        panel_memory(a_rows, width) + panel_memory(b_rows, width);
+    constexpr int64_t kLine = 64;
+    const int64_t bytes = (counts + panels) * 8 + kLine;
+    memory_.reset(new char[static_cast<size_t>(bytes)]);
+    const auto begin = reinterpret_cast<uintptr_t>(memory_.get());
+    // Panels on cache lines, so that no register of them lies in two.
+    auto* words =
+        reinterpret_cast<uint64_t*>((begin + kLine - 1) / kLine * kLine);
+    tile_ = {reinterpret_cast<uint32_t*>(words + panels), stride, words};
+  }
+
+  const TileMemory& tile() const { return tile_; }
+
+ private:
+  std::unique_ptr<char[]> memory_;
+  TileMemory tile_;
+};
 
 }  // namespace pathways

@@ -6,45 +6,39 @@
 #include "../check.h"
 #include "../stable.h"
 #include "bit_rows.h"
+#include "class_frequency_loops.h"
+#include "fresh_memory.h"
 #include "label_order.h"
 
 namespace pathways {
 namespace {
 
-// Columns of words per task: one cache line, so that threads share none.
-constexpr int64_t kColumns = 8;
-
 Tensor class_frequency_kernel(const Tensor& words, const Tensor& labels,
                               int64_t num_classes, int64_t size) {
   check_labels("class_frequency", words, labels, num_classes);
   check_words_of_size("class_frequency", words, size);
-  const BitRows bits(words);
   const LabelOrder order("class_frequency", labels, num_classes);
+  const BitRows bits(words);
+  BitMatrix matrix = bits.matrix;
+  matrix.order = order.rows();
   const std::vector<int64_t> shape{num_classes, size};
   Tensor output = torch::stable::new_empty(words, shape, ScalarType::Long);
+  prefer_huge_pages(output);
   int64_t* counts = static_cast<int64_t*>(output.mutable_data_ptr());
-  const int64_t tasks = (bits.width + kColumns - 1) / kColumns;
+  const int64_t parts = (matrix.width + kFrequencyWords - 1) / kFrequencyWords;
   torch::stable::parallel_for(
-      0, num_classes * tasks, 1, [&](int64_t first, int64_t last) {
+      0, num_classes * parts, 1, [&](int64_t first, int64_t last) {
         for (int64_t task = first; task < last; ++task) {
-          const int64_t label = task / tasks;
-          const int64_t begin = (task % tasks) * kColumns;
-          const int64_t end = std::min(begin + kColumns, bits.width);
-          int64_t* row_counts = counts + label * size;
-          std::fill(row_counts + begin * kWordBits,
-                    row_counts + std::min(end * kWordBits, size), int64_t{0});
-          for (int64_t i = order.begin(label); i < order.end(label); ++i) {
-            const uint64_t* row = bits.row(order.row(i));
-            for (int64_t w = begin; w < end; ++w) {
-              // Bits behind the last neuron are not counted, whatever they
-              // hold.
-              uint64_t word =
-                  w == bits.width - 1 ? row[w] & tail_mask(size) : row[w];
-              for (; word != 0; word &= word - 1) {
-                ++row_counts[w * kWordBits + __builtin_ctzll(word)];
-              }
-            }
-          }
+          const int64_t label = task / parts;
+          const int64_t word = (task % parts) * kFrequencyWords;
+          const int64_t bit = word * kWordBits;
+          const int64_t count =
+              std::min(kFrequencyWords * kWordBits, size - bit);
+          int64_t* to = counts + label * size + bit;
+          std::fill(to, to + count, int64_t{0});
+          class_frequency_loops().add(
+              matrix, {order.begin(label), order.count(label)}, word,
+              std::min(kFrequencyWords, matrix.width - word), count, to);
         }
       });
   return output;

@@ -12,79 +12,131 @@
 namespace pathways {
 namespace {
 
-// Rows of one class that a task compares with everything behind them. A block
-// owns one row of partial sums, so the extra memory is (N / kBlock + K) * K
-// doubles, never N * N.
-constexpr int64_t kBlock = 64;
-
-struct Block {
+// Positions in class order that are of one class and in one tile.
+struct Segment {
   int64_t label;
-  int64_t begin;  // positions in class order
+  int64_t begin;
   int64_t end;
 };
 
-// Every sum runs in an order fixed by the labels alone, so the result does not
-// depend on the number of threads. A sum of doubles over P pairs is off by at
-// most about P * 1e-16 relative.
+// The segments of every tile: those of tile t are [first[t], first[t + 1]).
+struct Segments {
+  Segments(const LabelOrder& order, int64_t num_classes) {
+    for (int64_t label = 0; label < num_classes; ++label) {
+      for (int64_t begin = order.begin(label); begin < order.end(label);) {
+        if (begin % kTileRows == 0) {
+          first.push_back(static_cast<int64_t>(all.size()));
+        }
+        const int64_t border = (begin / kTileRows + 1) * kTileRows;
+        const int64_t end = std::min(border, order.end(label));
+        all.push_back({label, begin, end});
+        begin = end;
+      }
+    }
+    first.push_back(static_cast<int64_t>(all.size()));
+  }
+
+  const Segment* begin(int64_t tile) const {
+    return all.data() + first[static_cast<size_t>(tile)];
+  }
+  const Segment* end(int64_t tile) const { return begin(tile + 1); }
+
+  std::vector<Segment> all;
+  std::vector<int64_t> first;
+};
+
+// Sums of the IoU by the classes of the two rows, from tiles of rows in class
+// order. Every sum runs in an order fixed by the labels alone, so the result
+// does not depend on the number of threads. A sum of doubles over P pairs is
+// off by at most about P * 1e-16 relative.
+struct Overlap {
+  BitRows bits;
+  BitMatrix matrix;  // in class order
+  Segments segments;
+  std::vector<int32_t> sizes;
+  int64_t num_classes;
+  double* sums;
+  // The rows of sums of classes that began in an earlier tile, by tiles: the
+  // row in `sums` belongs to the task of that one. (N / kTileRows) * K doubles,
+  // never N * N.
+  std::vector<double> partial;
+
+  double* row_of_sums(int64_t tile, const Segment& segment) {
+    const bool begun = segment.begin % kTileRows == 0 && tile > 0 &&
+                       segments.begin(tile)[-1].label == segment.label;
+    return begun ? partial.data() + tile * num_classes
+                 : sums + segment.label * num_classes;
+  }
+
+  void add_tile(int64_t row, int64_t column, const TileMemory& tile) {
+    const int64_t a_first = row * kTileRows;
+    const int64_t b_first = column * kTileRows;
+    for (const Segment* a = segments.begin(row); a != segments.end(row); ++a) {
+      double* row_sums = row_of_sums(row, *a);
+      const uint32_t* counts = tile.counts + (a->begin - a_first) * tile.stride;
+      const Segment* b = row == column ? a : segments.begin(column);
+      for (; b != segments.end(column); ++b) {
+        row_sums[b->label] += bit_tile_loops().iou_sum(
+            counts + (b->begin - b_first), tile.stride, sizes.data() + a->begin,
+            a->end - a->begin, sizes.data() + b->begin, b->end - b->begin,
+            a == b);
+      }
+    }
+  }
+
+  void run() {
+    const int64_t tiles = tiles_of(bits.rows);
+    torch::stable::parallel_for(0, tiles, 1, [&](int64_t first, int64_t last) {
+      const TileBuffer buffer(bits.rows, bits.rows, matrix.width);
+      const TileMemory& tile = buffer.tile();
+      for (int64_t task = first; task < last; ++task) {
+        // Early tiles see more rows behind them than late ones: take them
+        // alternately from both ends.
+        const int64_t row = task % 2 == 0 ? task / 2 : tiles - 1 - task / 2;
+        for (int64_t column = row; column < tiles; ++column) {
+          bit_tile_loops().differences(matrix, tile_rows(bits.rows, row),
+                                       matrix, tile_rows(bits.rows, column),
+                                       row == column, tile);
+          add_tile(row, column, tile);
+        }
+      }
+    });
+    for (int64_t tile = 1; tile < tiles; ++tile) {
+      const double* from = partial.data() + tile * num_classes;
+      double* to = sums + segments.begin(tile)->label * num_classes;
+      for (int64_t column = 0; column < num_classes; ++column) {
+        to[column] += from[column];
+      }
+    }
+  }
+};
+
 std::tuple<Tensor, Tensor> class_overlap_kernel(const Tensor& words,
                                                 const Tensor& labels,
                                                 int64_t num_classes) {
   check_labels("class_overlap", words, labels, num_classes);
-  const BitRows bits(words);
   const LabelOrder order("class_overlap", labels, num_classes);
-  const std::vector<int64_t> sizes = row_sizes(bits);
-
-  std::vector<Block> blocks;
-  for (int64_t label = 0; label < num_classes; ++label) {
-    for (int64_t begin = order.begin(label); begin < order.end(label);
-         begin += kBlock) {
-      blocks.push_back(
-          {label, begin, std::min(begin + kBlock, order.end(label))});
-    }
-  }
-  const int64_t num_blocks = static_cast<int64_t>(blocks.size());
-  std::vector<double> partial(static_cast<size_t>(num_blocks * num_classes),
-                              0.0);
-  torch::stable::parallel_for(
-      0, num_blocks, 1, [&](int64_t first, int64_t last) {
-        for (int64_t task = first; task < last; ++task) {
-          // Early blocks see more rows behind them than late ones: take them
-          // alternately from both ends.
-          const int64_t index =
-              task % 2 == 0 ? task / 2 : num_blocks - 1 - task / 2;
-          const Block& block = blocks[static_cast<size_t>(index)];
-          double* sums = partial.data() + index * num_classes;
-          for (int64_t i = block.begin; i < block.end; ++i) {
-            const int64_t row = order.row(i);
-            for (int64_t label = block.label; label < num_classes; ++label) {
-              double sum = 0.0;
-              for (int64_t j = std::max(i + 1, order.begin(label));
-                   j < order.end(label); ++j) {
-                const int64_t other = order.row(j);
-                const int64_t shared = intersection_count(
-                    bits.row(row), bits.row(other), bits.width);
-                sum += iou_from_counts(shared, sizes[static_cast<size_t>(row)],
-                                       sizes[static_cast<size_t>(other)]);
-              }
-              sums[label] += sum;
-            }
-          }
-        }
-      });
-
   const std::vector<int64_t> shape{num_classes, num_classes};
   Tensor sums = torch::stable::new_empty(words, shape, ScalarType::Double);
   Tensor pairs = torch::stable::new_empty(words, shape, ScalarType::Long);
   double* sum = static_cast<double*>(sums.mutable_data_ptr());
   int64_t* pair = static_cast<int64_t*>(pairs.mutable_data_ptr());
   std::fill(sum, sum + num_classes * num_classes, 0.0);
-  for (int64_t index = 0; index < num_blocks; ++index) {
-    const int64_t row = blocks[static_cast<size_t>(index)].label;
-    for (int64_t column = row; column < num_classes; ++column) {
-      sum[row * num_classes + column] +=
-          partial[static_cast<size_t>(index * num_classes + column)];
-    }
-  }
+
+  BitRows bits(words);
+  BitMatrix matrix = bits.matrix;
+  matrix.order = order.rows();
+  std::vector<int32_t> sizes = row_sizes(matrix, bits.rows);
+  const auto partial = static_cast<size_t>(tiles_of(bits.rows) * num_classes);
+  Overlap overlap{std::move(bits),
+                  matrix,
+                  Segments(order, num_classes),
+                  std::move(sizes),
+                  num_classes,
+                  sum,
+                  std::vector<double>(partial, 0.0)};
+  overlap.run();
+
   for (int64_t row = 0; row < num_classes; ++row) {
     const int64_t count = order.count(row);
     for (int64_t column = 0; column < num_classes; ++column) {

@@ -40,13 +40,12 @@ class LabelOrder {
     return offsets_[static_cast<size_t>(label) + 1];
   }
   int64_t count(int64_t label) const { return end(label) - begin(label); }
-  int64_t row(int64_t position) const {
-    return rows_[static_cast<size_t>(position)];
-  }
+  // The original row of every position.
+  const int64_t* rows() const { return rows_.data(); }
 
  private:
   std::vector<int64_t> offsets_;  // K + 1 positions
-  std::vector<int64_t> rows_;     // original row of each position
+  std::vector<int64_t> rows_;
 };
 
 }  // namespace pathways

@@ -1,58 +1,56 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "../check.h"
 #include "../stable.h"
-#include "dispatch.h"
+#include "fresh_memory.h"
+#include "pack_bits_loops.h"
 
 namespace pathways {
 namespace {
 
-// Words per task; a word is 64 mask elements.
+// Words per task; a word is 64 elements of a mask.
 constexpr int64_t kGrain = 512;
 
-template <typename T>
-void pack_rows(const Tensor& mask, Tensor& words) {
-  const T* from = static_cast<const T*>(mask.const_data_ptr());
-  uint64_t* to = static_cast<uint64_t*>(words.mutable_data_ptr());
-  const int64_t size = mask.size(1);
-  const int64_t width = words.size(1);
-  const int64_t row_stride = mask.stride(0);
-  const int64_t stride = mask.stride(1);
+// Calls function(row, word, words) for parts of rows of `width` words: long
+// rows are cut, short ones joined to tasks of about kGrain words.
+template <typename Function>
+void for_parts_of_rows(int64_t rows, int64_t width, const Function& function) {
+  const int64_t parts = (width + kGrain - 1) / kGrain;
+  const int64_t grain =
+      std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width));
   torch::stable::parallel_for(
-      0, words.numel(), kGrain, [&](int64_t begin, int64_t end) {
+      0, rows * parts, grain, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
-          const int64_t first = (i % width) * kWordBits;
-          const int64_t count = std::min(kWordBits, size - first);
-          const T* bits = from + (i / width) * row_stride + first * stride;
-          uint64_t word = 0;
-          for (int64_t bit = 0; bit < count; ++bit) {
-            word |= static_cast<uint64_t>(bits[bit * stride] != T(0)) << bit;
-          }
-          to[i] = word;
+          const int64_t word = (i % parts) * kGrain;
+          function(i / parts, word, std::min(kGrain, width - word));
         }
       });
 }
 
 Tensor pack_bits_kernel(const Tensor& mask) {
   check_pack_bits("pack_bits", mask);
-  const std::vector<int64_t> shape{mask.size(0), word_count(mask.size(1))};
+  const int64_t size = mask.size(1);
+  const int64_t width = word_count(size);
+  const std::vector<int64_t> shape{mask.size(0), width};
   Tensor words = torch::stable::new_empty(mask, shape, ScalarType::Long);
-  switch (mask.scalar_type()) {
-    case ScalarType::Bool:  // stored as 0 or 1 in a byte
-    case ScalarType::Byte:
-    case ScalarType::Char: pack_rows<uint8_t>(mask, words); break;
-    case ScalarType::Short: pack_rows<int16_t>(mask, words); break;
-    case ScalarType::Int: pack_rows<int32_t>(mask, words); break;
-    case ScalarType::Long: pack_rows<int64_t>(mask, words); break;
-    case ScalarType::Float: pack_rows<float>(mask, words); break;
-    case ScalarType::Double: pack_rows<double>(mask, words); break;
-    case ScalarType::BFloat16:
-      pack_rows<torch::headeronly::BFloat16>(mask, words);
-      break;
-    default: pack_rows<torch::headeronly::Half>(mask, words); break;
-  }
+  prefer_huge_pages(words);
+  const NumberFormat format{static_cast<int64_t>(mask.element_size()),
+                            is_floating(mask.scalar_type())};
+  const char* from = static_cast<const char*>(mask.const_data_ptr());
+  uint64_t* to = static_cast<uint64_t*>(words.mutable_data_ptr());
+  const int64_t row_stride = mask.stride(0);
+  const int64_t stride = mask.stride(1);
+  for_parts_of_rows(
+      mask.size(0), width, [&](int64_t row, int64_t word, int64_t count) {
+        const int64_t first = word * kWordBits;
+        const int64_t element = row * row_stride + first * stride;
+        pack_bits_loops().pack(format, from + element * format.bytes, stride,
+                               std::min(size - first, count * kWordBits),
+                               to + row * width + word);
+      });
   return words;
 }
 
@@ -61,23 +59,18 @@ Tensor unpack_bits_kernel(const Tensor& packed, int64_t size) {
   const Tensor words = with_dense_rows(packed);
   const std::vector<int64_t> shape{words.size(0), size};
   Tensor mask = torch::stable::new_empty(words, shape, ScalarType::Bool);
+  prefer_huge_pages(mask);
   const uint64_t* from = static_cast<const uint64_t*>(words.const_data_ptr());
   uint8_t* to = static_cast<uint8_t*>(mask.mutable_data_ptr());
-  const int64_t width = words.size(1);
   const int64_t row_stride = words.stride(0);
-  torch::stable::parallel_for(
-      0, words.size(0) * width, kGrain, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          const int64_t row = i / width;
-          const int64_t first = (i % width) * kWordBits;
-          const int64_t count = std::min(kWordBits, size - first);
-          const uint64_t word = from[row * row_stride + i % width];
-          uint8_t* bits = to + row * size + first;
-          for (int64_t bit = 0; bit < count; ++bit) {
-            bits[bit] = static_cast<uint8_t>((word >> bit) & 1u);
-          }
-        }
-      });
+  for_parts_of_rows(words.size(0), words.size(1),
+                    [&](int64_t row, int64_t word, int64_t count) {
+                      const int64_t first = word * kWordBits;
+                      pack_bits_loops().unpack(
+                          from + row * row_stride + word,
+                          std::min(size - first, count * kWordBits),
+                          to + row * size + first);
+                    });
   return mask;
 }
 

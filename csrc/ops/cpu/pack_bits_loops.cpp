@@ -1,0 +1,62 @@
+#include "pack_bits_loops.h"
+
+#include "bit_spread.h"
+
+namespace pathways {
+namespace PATHWAYS_VARIANT {
+namespace {
+
+template <typename T>
+uint64_t pack_word(const T* from, int64_t stride, int64_t count,
+                   T significant) {
+  uint64_t word = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    word |= uint64_t{(from[i * stride] & significant) != 0} << i;
+  }
+  return word;
+}
+
+template <typename T>
+void pack_as(const T* from, int64_t stride, int64_t size, T significant,
+             uint64_t* words) {
+  for (; size >= 64; size -= 64, from += 64 * stride, ++words) {
+    *words = stride == 1 ? nonzero(from, significant)
+                         : pack_word(from, stride, 64, significant);
+  }
+  if (size > 0) {
+    *words = pack_word(from, stride, size, significant);
+  }
+}
+
+void pack(NumberFormat format, const void* numbers, int64_t stride,
+          int64_t size, uint64_t* words) {
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    const T all_bits = static_cast<T>(~zero);
+    const T significant =
+        format.signed_zero ? static_cast<T>(all_bits >> 1) : all_bits;
+    pack_as(static_cast<const T*>(numbers), stride, size, significant, words);
+  };
+  switch (format.bytes) {
+    case 1: return run(uint8_t{0});
+    case 2: return run(uint16_t{0});
+    case 4: return run(uint32_t{0});
+    default: return run(uint64_t{0});
+  }
+}
+
+void unpack(const uint64_t* words, int64_t size, uint8_t* bytes) {
+  for (; size >= 64; size -= 64, bytes += 64, ++words) {
+    store(bytes, spread(*words));
+  }
+  for (int64_t i = 0; i < size; ++i) {
+    bytes[i] = static_cast<uint8_t>((*words >> i) & 1);
+  }
+}
+
+}  // namespace
+
+extern const PackBitsLoops pack_bits_loops = {&pack, &unpack};
+
+}  // namespace PATHWAYS_VARIANT
+}  // namespace pathways
