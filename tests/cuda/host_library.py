@@ -6,13 +6,14 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SOURCE = REPOSITORY / "tests" / "host_cuda" / "kernels.cpp"
+SOURCES = ("bit_kernels.cpp", "element_kernels.cpp", "planted.cpp")
 TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool)
 ACTIVATIONS = ("none", "relu", "relu6", "silu", "gelu")
 
@@ -22,22 +23,40 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
-def build(directory: Path) -> Path:
-    """Compile the kernels with the shim and return the library.
+def compile_sources(
+    names: Iterable[str],
+    result: Path,
+    flags: Iterable[str],
+    repository: Path = REPOSITORY,
+    objects: Iterable[Path] = (),
+) -> None:
+    """Compile files of tests/host_cuda, with the shim in nvcc's place.
 
-    ``HOST_CUDA_CXXFLAGS`` adds flags, for example of a sanitizer.
+    Args:
+        names (Iterable[str]): the files.
+        result (Path): what the compiler writes.
+        flags (Iterable[str]): beyond those for language and warnings.
+        repository (Path): another tree with tests/host_cuda and csrc.
+        objects (Iterable[Path]): compiled files to link with.
     """
-    library = directory / "libhost_cuda.so"
     include = Path(torch.__file__).parent / "include"
     command = [
         str(compiler()),
-        *("-std=c++20", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"),
+        *("-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror"),
         "-Wno-unknown-pragmas",  # unrolling
         *("-isystem", str(include)),
-        *os.environ.get("HOST_CUDA_CXXFLAGS", "").split(),
-        *(str(SOURCE), "-o", str(library)),
+        *flags,
+        *(str(repository / "tests" / "host_cuda" / name) for name in names),
+        *(str(path) for path in objects),
+        *("-o", str(result)),
     ]
     subprocess.run(command, check=True)
+
+
+def build(directory: Path) -> Path:
+    """Compile the kernels and return the library."""
+    library = directory / "libhost_cuda.so"
+    compile_sources(SOURCES, library, ("-fPIC", "-shared"))
     return library
 
 

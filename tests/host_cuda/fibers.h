@@ -28,7 +28,6 @@
 #include <cstring>
 #include <functional>
 #include <memory>
-#include <random>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -51,7 +50,7 @@ struct dim3 {
 };
 
 #if defined(__SANITIZE_THREAD__)
-#define SHIM_PLAIN __attribute__((no_sanitize("thread"), noinline))
+#define SHIM_PLAIN inline __attribute__((no_sanitize("thread"), noinline))
 #else
 #define SHIM_PLAIN inline
 #endif
@@ -158,7 +157,7 @@ inline thread_local Block* current_block = nullptr;
 // The order in which threads and blocks run; see set_order.
 struct Order {
   bool shuffle = false;
-  std::mt19937 random;
+  uint64_t state = 0;
 };
 inline Order run_order;
 
@@ -166,7 +165,25 @@ inline Order run_order;
 // blocks at every launch.
 inline void set_order(unsigned seed) {
   run_order.shuffle = seed != 0;
-  run_order.random.seed(seed);
+  run_order.state = seed;
+}
+
+// A number below `end`. Not of the standard library, whose code would be
+// instrumented.
+SHIM_PLAIN unsigned random_below(unsigned end) {
+  run_order.state =
+      run_order.state * 6364136223846793005u + 1442695040888963407u;
+  return static_cast<unsigned>((run_order.state >> 33) % end);
+}
+
+template <class T>
+SHIM_PLAIN void shuffle(T* items, unsigned count) {
+  for (unsigned i = count; i > 1; --i) {
+    const unsigned other = random_below(i);
+    const T item = items[i - 1];
+    items[i - 1] = items[other];
+    items[other] = item;
+  }
 }
 
 SHIM_PLAIN void tsan_release([[maybe_unused]] void* at) {
@@ -427,9 +444,7 @@ SHIM_PLAIN void run_block(Block* block, unsigned* order) {
   unsigned live = block->threads;
   while (live != 0) {
     if (run_order.shuffle) {
-      for (unsigned i = block->threads - 1; i > 0; --i) {
-        std::swap(order[i], order[run_order.random() % (i + 1)]);
-      }
+      shuffle(order, block->threads);
     }
     bool progress = false;
     for (unsigned i = 0; i < block->threads; ++i) {
@@ -454,42 +469,69 @@ SHIM_PLAIN void run_block(Block* block, unsigned* order) {
   tsan_acquire(&block->end_order);
 }
 
-// Pages for the stacks and the shared memory of a block, unmapped at the end.
-class Pages {
- public:
-  explicit Pages(size_t bytes) : bytes_(bytes) {
+// Stacks, shared memory and, for ThreadSanitizer, the fibers of a block. Kept
+// from launch to launch: to return the pages of the stacks would cost more than
+// most launches.
+struct Pool {
+  static constexpr unsigned kThreads = 1024;
+  char* stacks = map(kStackBytes * kThreads);
+  char* arena = map(kArenaBytes);
+  void* tsan[kThreads] = {};
+
+  static char* map(size_t bytes) {
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) {
       throw std::runtime_error("shim: no memory for a block");
     }
-    data_ = static_cast<char*>(memory);
+    return static_cast<char*>(memory);
   }
-  ~Pages() {
-#if defined(__SANITIZE_ADDRESS__)
-    __asan_unpoison_memory_region(data_, bytes_);
-#endif
-    munmap(data_, bytes_);
-  }
-  Pages(const Pages&) = delete;
-  Pages& operator=(const Pages&) = delete;
-  char* at(size_t offset) const { return data_ + offset; }
 
- private:
-  char* data_;
-  size_t bytes_;
+  static Pool& get() {
+    static Pool pool;
+    return pool;
+  }
+
+  // For a launch of so many threads.
+  void prepare([[maybe_unused]] unsigned threads) {
+#if defined(__SANITIZE_ADDRESS__)
+    // Frames of fibers that were never resumed have left their marks.
+    __asan_unpoison_memory_region(stacks, kStackBytes * threads);
+#endif
+#if defined(__SANITIZE_THREAD__)
+    for (unsigned i = 0; i < threads; ++i) {
+      if (tsan[i] == nullptr) {
+        tsan[i] = __tsan_create_fiber(0);
+      }
+    }
+#endif
+  }
 };
+
+// After an error: what the fibers have done came before what follows, although
+// some of them stand at a barrier for ever.
+SHIM_PLAIN void settle([[maybe_unused]] Block* block) {
+#if defined(__SANITIZE_THREAD__)
+  for (unsigned i = 0; i < block->threads; ++i) {
+    __tsan_switch_to_fiber(block->fibers[i].tsan,
+                           __tsan_switch_to_fiber_no_sync);
+    __tsan_release(&block->end_order);
+    __tsan_switch_to_fiber(block->main_tsan, __tsan_switch_to_fiber_no_sync);
+  }
+  __tsan_acquire(&block->end_order);
+#endif
+}
 
 template <class Kernel, class... Arguments>
 void launch(Kernel kernel, dim3 grid, dim3 block_size, Arguments... arguments) {
   const std::function<void()> body = [&] { kernel(arguments...); };
   const unsigned threads = block_size.x * block_size.y * block_size.z;
-  if (threads == 0 || threads > 1024 || grid.x == 0 || grid.y == 0 ||
+  if (threads == 0 || threads > Pool::kThreads || grid.x == 0 || grid.y == 0 ||
       grid.z == 0) {
     throw std::runtime_error("shim: invalid launch configuration");
   }
-  const Pages stacks(kStackBytes * threads);
-  const Pages arena(kArenaBytes);
+  Pool& pool = Pool::get();
+  pool.prepare(threads);
   std::vector<Fiber> fibers(threads);
   std::vector<Warp> warps((threads + kLanes - 1) / kLanes);
   std::vector<unsigned> order(threads);
@@ -501,16 +543,14 @@ void launch(Kernel kernel, dim3 grid, dim3 block_size, Arguments... arguments) {
   block.grid = grid;
   block.block = block_size;
   block.body = &body;
-  block.arena = arena.at(0);
+  block.arena = pool.arena;
   for (unsigned i = 0; i < threads; ++i) {
     fibers[i].index = {i % block_size.x, i / block_size.x % block_size.y,
                        i / block_size.x / block_size.y};
     fibers[i].lane = i % kLanes;
     fibers[i].warp = i / kLanes;
-    fibers[i].stack = stacks.at(kStackBytes * i);
-#if defined(__SANITIZE_THREAD__)
-    fibers[i].tsan = __tsan_create_fiber(0);
-#endif
+    fibers[i].stack = pool.stacks + kStackBytes * i;
+    fibers[i].tsan = pool.tsan[i];
   }
 #if defined(__SANITIZE_THREAD__)
   block.main_tsan = __tsan_get_current_fiber();
@@ -521,7 +561,7 @@ void launch(Kernel kernel, dim3 grid, dim3 block_size, Arguments... arguments) {
     blocks[i] = i;
   }
   if (run_order.shuffle) {
-    std::shuffle(blocks.begin(), blocks.end(), run_order.random);
+    shuffle(blocks.data(), static_cast<unsigned>(count));
   }
   current_block = &block;
   for (size_t i : blocks) {
@@ -530,15 +570,11 @@ void launch(Kernel kernel, dim3 grid, dim3 block_size, Arguments... arguments) {
                    static_cast<unsigned>(i / grid.x / grid.y)};
     run_block(&block, order.data());
     if (block.error != nullptr) {
+      settle(&block);
       break;
     }
   }
   current_block = nullptr;
-#if defined(__SANITIZE_THREAD__)
-  for (Fiber& fiber : fibers) {
-    __tsan_destroy_fiber(fiber.tsan);
-  }
-#endif
   if (block.error != nullptr) {
     throw std::runtime_error(std::string("shim: ") + block.error);
   }

@@ -20,7 +20,7 @@ inline void land(const PendingCopy& copy) {
 // Whether a copy lands when it is issued. The hardware may take until the wait;
 // in ascending order all copies do, in a shuffled one about half of them.
 SHIM_PLAIN bool lands_at_once() {
-  return run_order.shuffle && run_order.random() % 2 == 0;
+  return run_order.shuffle && random_below(2) == 0;
 }
 
 SHIM_PLAIN void issue_copy(const PendingCopy& copy) {
