@@ -44,9 +44,7 @@ class TableUpload {
 
   int64_t add_order(const LabelOrder& order, int64_t rows) {
     const size_t at = staged_.size();
-    for (int64_t p = 0; p < rows; ++p) {
-      staged_.push_back(order.row(p));
-    }
+    staged_.insert(staged_.end(), order.rows(), order.rows() + rows);
     return static_cast<int64_t>(at);
   }
 
