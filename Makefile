@@ -13,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 LATEST := $(VENV_LATEST)/.installed
 SOURCES := pyproject.toml setup.py version.txt CMakeLists.txt $(shell find csrc cmake -type f)
 
-.PHONY: help demo test lint second cuda-gate clean
+.PHONY: help demo test lint second cuda-gate cuda-link clean
 
 help:
 	@echo "make demo       install into $(VENV) and run the demo into $(OUT)/demo"
@@ -21,6 +21,7 @@ help:
 	@echo "make lint       ruff, clang-format and mypy"
 	@echo "make second     tests in $(VENV_LATEST): $(TORCH_LATEST), timm, EfficientNet-Lite0"
 	@echo "make cuda-gate  compile the CUDA kernels and check registers and spills (needs nvcc, no GPU)"
+	@echo "make cuda-link  build with CUDA and load it in both environments (needs nvcc, no GPU)"
 	@echo "make clean      remove what was built and made; the environments stay"
 
 # The build is not isolated: it uses the torch that is installed here.
@@ -61,6 +62,26 @@ second: $(LATEST)
 
 cuda-gate: $(INSTALLED)
 	$(BIN)/python tools/cuda_gate.py
+
+# One binary with CUDA kernels, built with the headers of the first torch (which has no CUDA), loads under both. Two
+# architectures are enough to link; the gate compiles for all.
+CUDA_LINK := build/cuda-link
+CUDA_LINK_TESTS := tests/cuda/test_cuda_entries.py tests/ops/test_library.py tests/ops/test_bits.py \
+	tests/ops/test_binarize.py tests/ops/test_gated_forward.py
+cuda-link: $(INSTALLED) $(LATEST)
+	@if ! command -v nvcc >/dev/null && ! test -x "$$CUDA_HOME/bin/nvcc"; then \
+		echo "cuda link skipped: no nvcc on the path or in CUDA_HOME"; \
+	else \
+		set -ex; \
+		export TORCH_CUDA_ARCH_LIST="8.0;12.0" OMP_NUM_THREADS=1 PATH="$(abspath $(BIN)):$$PATH"; \
+		export PATHWAYS_LIBRARY="$(CURDIR)/$(CUDA_LINK)/libpathways.so"; \
+		cmake -S . -B $(CUDA_LINK) -G Ninja -DPATHWAYS_CUDA=on -DPATHWAYS_PYTHON_MODULE=OFF \
+			-DPython_EXECUTABLE="$(abspath $(BIN))/python"; \
+		cmake --build $(CUDA_LINK) --target pathways; \
+		grep -q nv_fatbin "$$PATHWAYS_LIBRARY"; \
+		$(BIN)/python -m pytest -q -p no:cacheprovider -m "not slow" $(CUDA_LINK_TESTS); \
+		$(VENV_LATEST)/bin/python -m pytest -q -p no:cacheprovider -m "not slow" $(CUDA_LINK_TESTS); \
+	fi
 
 clean:
 	rm -rf build dist $(OUT) pathways/lib pathways/include pathways/_C*.so *.egg-info .coverage \
