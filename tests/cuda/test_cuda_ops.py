@@ -17,28 +17,41 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 FLOATING_OPS = ("gated_forward", "gated_forward_", "_gated_backward", "binarize")
 
 
-def to_device(value: Any, device: str) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
+def to_cuda(value: Tensor) -> Tensor:
+    """The same view of the same storage on the GPU: strides, gaps and offset stay."""
+    if value.numel() == 0:
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
+    items = value.untyped_storage().nbytes() // value.element_size()
+    storage = value.as_strided((items,), (1,), 0).cuda()
+    return storage.as_strided(value.shape, value.stride(), value.storage_offset())
 
 
-def run(op: str, args: Iterable[Any], kwargs: dict[str, Any], device: str) -> list[Tensor]:
+def run(op: str, args: Iterable[Any], kwargs: dict[str, Any], cuda: bool) -> list[Tensor]:
     """The results of one op as a list; of an op in place, its first argument."""
-    moved = [to_device(value, device) for value in args]
-    named = {name: to_device(value, device) for name, value in kwargs.items()}
-    if op.endswith("_"):
-        # A copy in the same layout: the sample is used again.
-        moved[0] = torch.empty_like(moved[0]).copy_(moved[0])
-    result = getattr(torch.ops.pathways, op)(*moved, **named)
+    moved: dict[int, Tensor] = {}  # an argument given twice stays one tensor
+
+    def place(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if id(value) not in moved:
+            moved[id(value)] = to_cuda(value) if cuda else value
+        return moved[id(value)]
+
+    arguments = [place(value) for value in args]
+    named = {name: place(value) for name, value in kwargs.items()}
+    if op.endswith("_") and not cuda:
+        arguments[0] = arguments[0].clone()  # the sample is used again
+    result = getattr(torch.ops.pathways, op)(*arguments, **named)
     if result is None:
-        return [moved[0]]
+        return [arguments[0]]
     return list(result) if isinstance(result, tuple) else [result]
 
 
 def assert_same(op: str, args: Iterable[Any], kwargs: dict[str, Any], length: int = 1) -> None:
     args = list(args)
-    for got, want in zip(run(op, args, kwargs, "cuda"), run(op, args, kwargs, "cpu"), strict=True):
+    for got, want in zip(run(op, args, kwargs, True), run(op, args, kwargs, False), strict=True):
         assert got.device.type == "cuda" and got.dtype == want.dtype
-        assert got.stride() == want.stride() or got.numel() < 2
+        assert op.endswith("_") or got.stride() == want.stride() or got.numel() < 2
         if got.dtype.is_floating_point:
             limits = tolerance(got.dtype, length)
             torch.testing.assert_close(got.cpu(), want, equal_nan=True, **limits)
@@ -55,16 +68,37 @@ def test_samples(op: str, dtype: torch.dtype) -> None:
         assert_same(op, sample.args, sample.kwargs, length=1000)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("op", ["gated_forward", "gated_forward_", "_gated_backward"])
-def test_layouts(op: str, layout: str) -> None:
-    for shape in ((3, 8, 7, 7), (2, 64, 5), (4, 33), (2, 16, 30, 30)):
+def test_layouts(op: str, layout: str, dtype: torch.dtype) -> None:
+    # 7 x 7: vectors that lie in two rows. 33 channels: no whole vectors of channels.
+    for shape in ((3, 8, 7, 7), (2, 64, 5), (4, 33), (2, 16, 30, 30), (2, 33, 9)):
         for kind in ("input", "shared", "unit"):
-            x = in_layout(torch.randn(shape), layout)
-            gate = make_gate(kind, shape, torch.float32)
-            grad = [torch.randn(shape)] if op == "_gated_backward" else []
+            x = in_layout(torch.randn(shape).to(dtype), layout)
+            gate = make_gate(kind, shape, dtype)
+            grad = [torch.randn(shape).to(dtype)] if op == "_gated_backward" else []
             kwargs = {"bias": torch.randn(shape[1]), "activation": "silu"}
+            if op == "_gated_backward":
+                kwargs["need_bias"] = True
             assert_same(op, (*grad, x, gate), kwargs, length=3000)
+
+
+@pytest.mark.parametrize("offset", [1, 3])
+def test_storage_between_two_vectors(offset: int) -> None:
+    """Slices that begin off a 16-byte boundary, of every kind of argument."""
+    flat = torch.randn(2 * 8 * 50 + offset)
+    x = flat[offset:].view(2, 8, 50)
+    gate = torch.rand(16 + offset)[offset:].view(2, 8).round()
+    bias = torch.randn(8 + offset)[offset:]
+    assert_same("gated_forward", (x, gate), {"bias": bias, "activation": "relu"})
+    kwargs = {"bias": bias, "activation": "relu", "need_bias": True}
+    assert_same("_gated_backward", (x, x, gate), kwargs, length=100)
+    assert_same("binarize", (flat[offset:],), {})
+    assert_same("pack_bits", ((flat[offset:] > 0).view(8, 100),), {})
+    words = make_words(40, 640).view(-1)[offset : offset + 390].view(39, 10)
+    assert_same("unpack_bits", (words, 640), {})
+    assert_same("pairwise_iou", (words, words), {})
 
 
 @pytest.mark.parametrize(
@@ -80,16 +114,54 @@ def test_large_sites(shape: tuple[int, ...], layout: str) -> None:
     assert_same("_gated_backward", (grad, x, gate), kwargs, length=x.numel() // shape[1])
 
 
-def test_large_words() -> None:
+PAIRWISE = ("popc", "mma")
+
+
+@pytest.fixture(params=PAIRWISE)
+def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each kernel for bit products; tensor cores count bits from compute capability 8.0 on."""
+    if request.param == "mma" and torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("tensor cores without bit products")
+    monkeypatch.setenv("PATHWAYS_CUDA_PAIRWISE", request.param)
+    return str(request.param)
+
+
+def test_large_words(product: str) -> None:
     words = make_words(3000, 4100, 0.3)
     labels = torch.randint(0, 7, (3000,))
+    other = make_words(1111, 4100, 0.4)
     assert_same("pairwise_iou", (words, words), {})
-    assert_same("pairwise_intersection", (words[:, 3:40], words[:, 3:40]), {})
+    assert_same("pairwise_iou", (words, other), {})
+    assert_same("pairwise_intersection", (words, words.clone()), {})
+    # An odd number of words from an odd one on, in rows of 65.
+    assert_same("pairwise_intersection", (words[:, 3:40], other[:, 3:40]), {})
     assert_same("class_overlap", (words, labels, 8), {})
     assert_same("class_frequency", (words, labels, 8, 4100), {})
 
 
-def test_results_do_not_change_between_runs() -> None:
+@pytest.mark.parametrize("rows", [(1, 1), (1, 900), (63, 65), (128, 128), (129, 257), (2000, 2000)])
+@pytest.mark.parametrize("size", [1, 64, 500, 513, 1100])
+def test_products_of_all_sizes(product: str, rows: tuple[int, int], size: int) -> None:
+    a, b = make_words(rows[0], size, 0.3), make_words(rows[1], size, 0.6)
+    assert_same("pairwise_intersection", (a, b), {})
+    assert_same("pairwise_iou", (a, a), {})
+
+
+def test_both_products_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("tensor cores without bit products")
+    words = make_words(1500, 2000, 0.3).cuda()
+    labels = torch.randint(0, 5, (1500,), device="cuda")
+    results = []
+    for kind in PAIRWISE:
+        monkeypatch.setenv("PATHWAYS_CUDA_PAIRWISE", kind)
+        results.append([ops.pairwise_iou(words, words), *ops.class_overlap(words, labels, 5)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_results_do_not_change_between_runs(deterministic: bool) -> None:
+    """Nothing depends on the order of threads, so deterministic mode has nothing to change."""
     shape = (16, 64, 56, 56)
     x, grad = torch.randn(shape, device="cuda"), torch.randn(shape, device="cuda")
     gate = make_gate("shared", shape, torch.float32).cuda()
@@ -101,11 +173,27 @@ def test_results_do_not_change_between_runs() -> None:
         backward = torch.ops.pathways._gated_backward(
             grad, x, gate, bias=bias, activation="gelu", need_bias=True
         )
-        return [*backward, *ops.class_overlap(words, labels, 5)]
+        frequency = ops.class_frequency(words, labels, 5, 1000)
+        return [*backward, frequency, *ops.class_overlap(words, labels, 5)]
 
     first = everything()
-    for _ in range(3):
-        assert all(torch.equal(a, b) for a, b in zip(first, everything(), strict=True))
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        for _ in range(3):
+            assert all(torch.equal(a, b) for a, b in zip(first, everything(), strict=True))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_opcheck(op: str) -> None:
+    sample = next(s for s in sample_inputs(op)[::-1] if s.args[0].numel() != 0)
+    args = [to_cuda(value) if isinstance(value, Tensor) else value for value in sample.args]
+    kwargs = {
+        name: to_cuda(value) if isinstance(value, Tensor) else value
+        for name, value in sample.kwargs.items()
+    }
+    torch.library.opcheck(getattr(torch.ops.pathways, op).default, tuple(args), kwargs)
 
 
 @pytest.mark.parametrize("kind", ["input", "shared", "unit"])
@@ -134,6 +222,41 @@ def test_current_stream_is_used() -> None:
     assert (y == 2).all()
 
 
+def test_all_ops_wait_for_their_stream() -> None:
+    """Inputs that a side stream is still writing: every launch must be queued behind."""
+    words = make_words(300, 700).cuda()
+    labels = torch.randint(0, 4, (300,), device="cuda")
+    x, gate = torch.randn(4, 8, 9, 9, device="cuda"), torch.rand(4, 8, device="cuda")
+    importance = torch.rand(4, 700, device="cuda")
+
+    def everything() -> list[Tensor]:
+        backward = torch.ops.pathways._gated_backward(x, x, gate, activation="relu")
+        return [
+            ops.gated_forward(x, gate, activation="relu"),
+            *backward[:2],
+            ops.binarize(importance),
+            ops.pack_bits(importance > 0.5),
+            ops.unpack_bits(words, 700),
+            ops.pairwise_iou(words, words),
+            *ops.class_overlap(words, labels, 4),
+            ops.class_frequency(words, labels, 4, 700),
+        ]
+
+    expected = everything()
+    late = [value.clone() for value in (words, labels, x, gate, importance)]
+    for value in (words, labels, x, gate, importance):
+        value.zero_()
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        for value, kept in zip((words, labels, x, gate, importance), late, strict=True):
+            value.copy_(kept)
+        actual = everything()
+    stream.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_device_guard() -> None:
     for index in (0, 1):
@@ -143,6 +266,9 @@ def test_device_guard() -> None:
             words = ops.pack_bits(mask)
             assert words.device == torch.device(device)
             assert torch.equal(ops.unpack_bits(words, 100), mask.bool())
+            labels = torch.zeros(3, dtype=torch.int64, device=device)
+            assert ops.class_overlap(words, labels, 1)[0].item() == 3
+            assert (ops.pairwise_iou(words, words) == 1).all()
             assert torch.cuda.current_device() == 1 - index
 
 
@@ -188,6 +314,19 @@ def test_more_than_2_to_31_elements() -> None:
     mask = torch.ones(1, size, dtype=torch.bool, device="cuda")
     words = ops.pack_bits(mask[:, : (1 << 31) - 64])
     assert (words == -1).all()
+
+
+def test_more_than_2_to_31_results() -> None:
+    rows = 46400
+    free, _ = torch.cuda.mem_get_info()
+    if free < 20 << 30:
+        pytest.skip("needs 20 GiB of free memory")
+    words = make_words(rows, 64).cuda()
+    both = ops.pairwise_intersection(words, words)
+    last = rows - 200
+    assert torch.equal(both[last:, :100], both[:100, last:].T)
+    expected = torch.ops.pathways.pairwise_intersection(words[last:].cpu(), words.cpu())
+    assert torch.equal(both[last:].cpu(), expected)
 
 
 def test_memory_does_not_grow() -> None:

@@ -48,6 +48,10 @@ std::tuple<Tensor, Tensor> class_overlap_kernel(const Tensor& packed,
   tables.group_begin = table_at<int64_t>(sent, group_begin_at);
 
   const std::vector<int64_t> shape{num_classes, num_classes};
+  // Sent before the kernels are launched: a copy waits for the stream.
+  TableUpload pair_upload;
+  pair_upload.add(pairs);
+  const Tensor counted = torch::stable::view(pair_upload.send(words), shape);
   const std::vector<int64_t> partial_shape{tables.run_count *
                                            tables.group_count};
   const Tensor sums =
@@ -62,9 +66,7 @@ std::tuple<Tensor, Tensor> class_overlap_kernel(const Tensor& packed,
       static_cast<double*>(partial.mutable_data_ptr()),
       static_cast<double*>(sums.mutable_data_ptr()), scope.device());
   scope.check();
-  TableUpload pair_upload;
-  pair_upload.add(pairs);
-  return {sums, torch::stable::view(pair_upload.send(words), shape)};
+  return {sums, counted};
 }
 
 }  // namespace
