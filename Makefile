@@ -7,13 +7,14 @@ TORCH ?= torch==2.13.0
 TORCH_LATEST ?= torch==2.14.1 torchvision==0.29.1
 OUT ?= out
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LATEST := $(VENV_LATEST)/.installed
 SOURCES := pyproject.toml setup.py version.txt CMakeLists.txt $(shell find csrc cmake -type f)
 
-.PHONY: help demo test lint second cuda-gate cuda-link clean
+.PHONY: help demo test lint second cuda-gate cuda-link bench clean
 
 help:
 	@echo "make demo       install into $(VENV) and run the demo into $(OUT)/demo"
@@ -21,6 +22,7 @@ help:
 	@echo "make lint       ruff, clang-format and mypy"
 	@echo "make second     tests in $(VENV_LATEST): $(TORCH_LATEST), timm, EfficientNet-Lite0"
 	@echo "make cuda-gate  compile the CUDA kernels and check registers and spills (needs nvcc, no GPU)"
+	@echo "make bench      time the ops beside their peers, rewrite docs/performance (BENCH_ARGS=--quick: a look)"
 	@echo "make cuda-link  build with CUDA and load it in both environments (needs nvcc, no GPU)"
 	@echo "make clean      remove what was built and made; the environments stay"
 
@@ -83,7 +85,10 @@ cuda-link: $(INSTALLED) $(LATEST)
 		$(VENV_LATEST)/bin/python -m pytest -q -p no:cacheprovider -m "not slow" $(CUDA_LINK_TESTS); \
 	fi
 
+bench: $(INSTALLED)
+	$(BIN)/python bench/run.py $(BENCH_ARGS)
+
 clean:
 	rm -rf build dist $(OUT) pathways/lib pathways/include pathways/_C*.so *.egg-info .coverage \
 		.pytest_cache .mypy_cache .ruff_cache $(INSTALLED) $(LATEST)
-	find pathways tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find pathways tests tools bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
