@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 LATEST := $(VENV_LATEST)/.installed
 SOURCES := pyproject.toml setup.py version.txt CMakeLists.txt $(shell find csrc cmake -type f)
 
-.PHONY: help demo test lint second cuda-gate cuda-link bench clean
+.PHONY: help demo test lint second cuda-gate cuda-link gpu-check bench clean
 
 help:
 	@echo "make demo       install into $(VENV) and run the demo into $(OUT)/demo"
@@ -24,6 +24,7 @@ help:
 	@echo "make cuda-gate  compile the CUDA kernels and check registers and spills (needs nvcc, no GPU)"
 	@echo "make bench      time the ops beside their peers, rewrite docs/performance (BENCH_ARGS=--quick: a look)"
 	@echo "make cuda-link  build with CUDA and load it in both environments (needs nvcc, no GPU)"
+	@echo "make gpu-check  on a machine with a GPU: build, CUDA tests, compute-sanitizer, times; GPU_CHECK_ARGS=--help"
 	@echo "make clean      remove what was built and made; the environments stay"
 
 # The build is not isolated: it uses the torch that is installed here.
@@ -84,6 +85,9 @@ cuda-link: $(INSTALLED) $(LATEST)
 		$(BIN)/python -m pytest -q -p no:cacheprovider -m "not slow" $(CUDA_LINK_TESTS); \
 		$(VENV_LATEST)/bin/python -m pytest -q -p no:cacheprovider -m "not slow" $(CUDA_LINK_TESTS); \
 	fi
+
+gpu-check: $(LATEST)
+	PATH="$(abspath $(BIN)):$$PATH" $(VENV_LATEST)/bin/python tools/gpu_check.py $(GPU_CHECK_ARGS)
 
 bench: $(INSTALLED)
 	$(BIN)/python bench/run.py $(BENCH_ARGS)
