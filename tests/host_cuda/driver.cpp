@@ -3,7 +3,7 @@
 //                        below or all, SEED as for set_order
 //   driver planted NAME  one planted mistake
 // Exit code 0 when nothing was noticed. Results are checked only where that is
-// one line: tests/cuda/test_host_cuda.py compares them with the reference.
+// one line: tests/cuda/test_host_*.py compare them with the reference.
 
 #include <cstdio>
 #include <cstdlib>

@@ -1,5 +1,5 @@
 // The CUDA kernels of csrc/ops/cuda compiled for the CPU, behind a C interface:
-// tests/cuda/test_host_cuda.py calls it with the pointers of CPU tensors,
+// tests/cuda/test_host_*.py call it with the pointers of CPU tensors,
 // driver.cpp with memory of its own, under sanitizers. Functions that return
 // text return null, or what went wrong. The number of multiprocessors makes
 // grids small, so that grid-stride loops take several trips.
