@@ -20,6 +20,7 @@
 
 #include "../core/activations.h"
 #include "../core/bits.h"
+#include "../core/gated_shape.h"
 
 namespace pathways {
 
@@ -154,17 +155,10 @@ inline bool is_channel_innermost(const Tensor& x) {
 // What the gated ops need to know about their arguments, once they are checked.
 struct GatedPlan {
   Activation activation = Activation::kNone;
-  int64_t batch = 0;     // N
-  int64_t channels = 0;  // C
-  int64_t space = 1;     // product of the trailing dimensions
-  bool unit =
-      false;  // the gate has the shape of x; otherwise one value per channel
-  bool gate_per_input = false;  // channel gates: [N, C]; false for [1, C] and
-                                // [C], which all inputs share
-  bool channel_innermost =
-      false;           // memory order N, space, C instead of N, C, space
-  bool dense = false;  // x is in one of the two memory orders; otherwise it is
-                       // made contiguous first
+  GatedShape shape;
+  // x is in one of the two memory orders; otherwise it is made contiguous
+  // first.
+  bool dense = false;
 };
 
 inline void check_channel_vector(const char* op, const Tensor& x,
@@ -195,30 +189,31 @@ inline GatedPlan plan_gated(const char* op, const Tensor& x, const Tensor& gate,
       is_floating(gate.scalar_type()) || gate.scalar_type() == ScalarType::Bool,
       op, ": gate must be floating point or bool, got ",
       dtype_name(gate.scalar_type()));
-  plan.batch = x.size(0);
-  plan.channels = x.size(1);
+  plan.shape.batch = x.size(0);
+  plan.shape.channels = x.size(1);
   bool same_shape = gate.dim() == x.dim();
   for (int64_t dim = 2; dim < x.dim(); ++dim) {
-    plan.space *= x.size(dim);
+    plan.shape.space *= x.size(dim);
   }
   for (int64_t dim = 0; same_shape && dim < x.dim(); ++dim) {
     same_shape = gate.size(dim) == x.size(dim);
   }
-  const bool per_channel = (gate.dim() == 1 && gate.size(0) == plan.channels) ||
-                           (gate.dim() == 2 && gate.size(1) == plan.channels &&
-                            (gate.size(0) == 1 || gate.size(0) == plan.batch));
+  const bool per_channel =
+      (gate.dim() == 1 && gate.size(0) == plan.shape.channels) ||
+      (gate.dim() == 2 && gate.size(1) == plan.shape.channels &&
+       (gate.size(0) == 1 || gate.size(0) == plan.shape.batch));
   PATHWAYS_CHECK(
       per_channel || same_shape, op,
       ": gate must have shape [N, C], [1, C], [C] or the shape of x (got x=",
       shape_name(x), ", gate=", shape_name(gate), ")");
-  plan.unit = !per_channel;
-  plan.gate_per_input =
-      per_channel && gate.dim() == 2 && gate.size(0) == plan.batch;
+  plan.shape.unit = !per_channel;
+  plan.shape.per_input =
+      per_channel && gate.dim() == 2 && gate.size(0) == plan.shape.batch;
   check_channel_vector(op, x, bias, "bias");
   check_channel_vector(op, x, baseline, "baseline");
   const bool contiguous = x.is_contiguous();
-  plan.channel_innermost = !contiguous && is_channel_innermost(x);
-  plan.dense = contiguous || plan.channel_innermost;
+  plan.shape.channel_innermost = !contiguous && is_channel_innermost(x);
+  plan.dense = contiguous || plan.shape.channel_innermost;
   return plan;
 }
 

@@ -32,7 +32,7 @@ inline Tensor dense_input(const Tensor& x, const GatedPlan& plan) {
 inline Tensor gate_for(const Tensor& gate, const Tensor& x,
                        const GatedPlan& plan) {
   const ScalarType compute = compute_type(x.scalar_type());
-  if (!plan.unit) {
+  if (!plan.shape.unit) {
     return contiguous_as(gate, compute);
   }
   const ScalarType type = gate.scalar_type();
@@ -40,17 +40,6 @@ inline Tensor gate_for(const Tensor& gate, const Tensor& x,
                       type == ScalarType::Bool || type == x.scalar_type()
                           ? x.scalar_type()
                           : compute);
-}
-
-inline GatedShape shape_of(const GatedPlan& plan) {
-  GatedShape shape;
-  shape.batch = plan.batch;
-  shape.channels = plan.channels;
-  shape.space = plan.space;
-  shape.unit = plan.unit;
-  shape.per_input = plan.gate_per_input;
-  shape.channel_innermost = plan.channel_innermost;
-  return shape.folded();
 }
 
 // With channels innermost, the length to which channel vectors are repeated: a
@@ -72,7 +61,7 @@ class GatedArguments {
   GatedArguments(const GatedPlan& plan, const Tensor& input, const Tensor& gate,
                  const std::optional<Tensor>& bias,
                  const std::optional<Tensor>& baseline)
-      : shape_(shape_of(plan)),
+      : shape_(plan.shape.folded()),
         period_(period_of(shape_)),
         type_(input.scalar_type()),
         activation_(plan.activation),

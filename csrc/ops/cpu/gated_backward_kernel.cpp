@@ -103,9 +103,10 @@ std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(
   // space has one position.
   std::optional<Tensor> unit_grad;
   if (need_gate && shape.unit) {
-    unit_grad = plan.unit ? empty_in_layout_of(input, arguments.gate_type())
-                          : torch::stable::new_empty(gate, sizes_of(gate),
-                                                     arguments.gate_type());
+    unit_grad = plan.shape.unit
+                    ? empty_in_layout_of(input, arguments.gate_type())
+                    : torch::stable::new_empty(gate, sizes_of(gate),
+                                               arguments.gate_type());
     call.grad_gate = unit_grad->mutable_data_ptr();
   }
   const int64_t parts = shape.channel_innermost && shape.count() != 0
@@ -136,8 +137,8 @@ std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(
     if (!need_gate) {
       return nothing(gate);
     }
-    return plan.unit ? in_layout_of(*unit_grad, input, gate.scalar_type())
-                     : contiguous_as(*unit_grad, gate.scalar_type());
+    return plan.shape.unit ? in_layout_of(*unit_grad, input, gate.scalar_type())
+                           : contiguous_as(*unit_grad, gate.scalar_type());
   };
   const auto bias_result = [&] {
     return need_bias ? reduce_sums(x, bias_sums, shape, parts, false,

@@ -7,17 +7,6 @@
 
 namespace pathways::cuda {
 
-inline GatedShape shape_of(const GatedPlan& plan) {
-  GatedShape shape;
-  shape.batch = plan.batch;
-  shape.channels = plan.channels;
-  shape.space = plan.space;
-  shape.unit = plan.unit;
-  shape.per_input = plan.gate_per_input;
-  shape.channel_innermost = plan.channel_innermost;
-  return shape;
-}
-
 inline Tensor dense_input(const Tensor& x, const GatedPlan& plan) {
   return plan.dense ? x : torch::stable::contiguous(x);
 }
@@ -25,8 +14,8 @@ inline Tensor dense_input(const Tensor& x, const GatedPlan& plan) {
 // The gate keeps its dtype: the kernels read any of them.
 inline Tensor gate_for(const Tensor& gate, const Tensor& x,
                        const GatedPlan& plan) {
-  return plan.unit ? in_layout_of(gate, x, gate.scalar_type())
-                   : torch::stable::contiguous(gate);
+  return plan.shape.unit ? in_layout_of(gate, x, gate.scalar_type())
+                         : torch::stable::contiguous(gate);
 }
 
 }  // namespace pathways::cuda

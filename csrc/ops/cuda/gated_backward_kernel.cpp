@@ -23,7 +23,7 @@ std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(
   const std::vector<int64_t> nothing{0};
   const std::vector<int64_t> gate_shape(gate.sizes().begin(),
                                         gate.sizes().end());
-  const std::vector<int64_t> bias_shape{plan.channels};
+  const std::vector<int64_t> bias_shape{plan.shape.channels};
 
   const Tensor incoming = in_layout_of(grad, input, input.scalar_type());
   const Tensor gates = gate_for(gate, input, plan);
@@ -33,9 +33,9 @@ std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(
   Tensor grad_gate =
       torch::stable::new_empty(gate, nothing, gate.scalar_type());
   if (need_gate) {
-    grad_gate = plan.unit ? empty_in_layout_of(input, gate.scalar_type())
-                          : torch::stable::new_empty(gate, gate_shape,
-                                                     gate.scalar_type());
+    grad_gate = plan.shape.unit ? empty_in_layout_of(input, gate.scalar_type())
+                                : torch::stable::new_empty(gate, gate_shape,
+                                                           gate.scalar_type());
   }
   const Tensor grad_bias =
       torch::stable::new_empty(x, need_bias ? bias_shape : nothing, bias_type);
@@ -61,7 +61,7 @@ std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(
     call.grad_bias = elements(grad_bias);
   }
   const GatedBackwardPlan cut = plan_gated_backward(
-      shape_of(plan), call.type, call.grad, call.x, call.grad_x);
+      plan.shape, call.type, call.grad, call.x, call.grad_x);
   const std::vector<int64_t> sum_shape{cut.sum_count()};
   const Tensor gate_sums = torch::stable::new_empty(
       x, need_gate && !cut.shape.unit ? sum_shape : nothing, compute);

@@ -23,7 +23,7 @@ void gate_into(const char* op, const Tensor& input, const Tensor& output,
   call.bias = data_or_null(biases);
   call.baseline = data_or_null(baselines);
   call.activation = plan.activation;
-  call.shape = shape_of(plan);
+  call.shape = plan.shape;
   gated_forward(call, scope.device());
   scope.check();
 }
@@ -48,6 +48,7 @@ void gated_forward_inplace_kernel(Tensor x, const Tensor& gate,
                                   const std::optional<Tensor>& baseline) {
   const char* op = "gated_forward_";
   const GatedPlan plan = plan_gated(op, x, gate, bias, activation, baseline);
+  check_writable(op, x);
   if (x.numel() == 0) {
     return;
   }

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "../../core/activations.h"
+#include "../../core/gated_shape.h"
 #include "../../core/quantizer.h"
 #include "bit_product.h"
 
@@ -56,34 +57,6 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) {
 }
 
 // --- gated_forward, _gated_backward -----------------------------------------
-
-struct GatedShape {
-  int64_t batch = 0;
-  int64_t channels = 0;
-  int64_t space = 1;
-  bool unit = false;       // one gate per element of x, in the layout of x
-  bool per_input = false;  // channel gates [N, C]; false: one row [C] for all
-  bool channel_innermost = false;
-
-  int64_t count() const { return batch * channels * space; }
-
-  // Without a space dimension both memory orders are the same bytes, a gate
-  // per input is a gate per element, and the inputs take the place of the
-  // space: neighbouring threads then work on neighbouring channels, and sums
-  // over inputs run down the columns.
-  GatedShape folded() const {
-    if (space != 1)
-      return *this;
-    GatedShape result;
-    result.batch = 1;
-    result.channels = channels;
-    result.space = batch;
-    result.unit = unit || per_input;
-    result.per_input = false;
-    result.channel_innermost = true;
-    return result;
-  }
-};
 
 // bias and baseline: [C] in the compute type, or null.
 struct GatedForwardCall {
