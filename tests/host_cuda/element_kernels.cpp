@@ -53,7 +53,7 @@ const char* host_cuda_gated_backward(int64_t type, const void* grad,
     call.grad_gate = {grad_gate, static_cast<ElementType>(gate_type)};
     call.grad_bias = {grad_bias, static_cast<ElementType>(bias_type)};
     const pathways::GatedShape shape{sizes[0], sizes[1], sizes[2],
-                                 flags[0], flags[1], flags[2]};
+                                     flags[0], flags[1], flags[2]};
     const cuda::GatedBackwardPlan plan =
         cuda::make_gated_backward_plan(shape, call.type, grad, x, grad_x);
     // Room for double; float sums use half of it.
