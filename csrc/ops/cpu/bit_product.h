@@ -37,24 +37,93 @@ constexpr int64_t kBlockRows = 2;
 constexpr int64_t kBlockColumns = 2;
 #endif
 constexpr int64_t kPanelRows = kBlockColumns * kVectorWords;
-constexpr int64_t kBlock = kBlockRows * kBlockColumns;
 static_assert(kTileRows % kBlockRows == 0 && kTileRows % kPanelRows == 0);
 // Arrays of registers must not become memory: every loop over a block is
 // unrolled before the compiler looks for a call of memset in it.
 #define PATHWAYS_UNROLL _Pragma("GCC unroll 16")
 
 // A step takes kStepWords words of every row, held in the panels as the pair
-// that `prepare` makes of them: one row's as numbers, many rows' as registers.
+// that `prepare` makes of them: of one row as numbers, of many as registers.
 template <typename Word>
 struct Pair {
   Word first;
   Word second;
 };
 
-// `Differences` counts the bits in which every row of a block differs from
-// every register of rows, over at most kMaxSteps steps.
-#if defined(__AVX2__) && !defined(__AVX512VPOPCNTDQ__)
-// Without an instruction that counts bits, the adder costs as much as it saves.
+// `Differences` counts the bits in which a row differs from every register of
+// rows of a block, over at most kMaxSteps steps.
+#if defined(__AVX512VPOPCNTDQ__) || !(defined(__AVX2__) || defined(__aarch64__))
+constexpr int64_t kStepWords = 2;
+constexpr int64_t kMaxSteps = kMaxParts;
+
+template <typename Word>
+PATHWAYS_LANES Pair<Word> prepare(const Word* words) {
+  return {words[0], words[0] ^ words[1]};
+}
+
+class Differences {
+ public:
+  PATHWAYS_LANES Differences() {
+    PATHWAYS_UNROLL for (int64_t c = 0; c < kBlockColumns; ++c) {
+      left_[c] = Words{};
+      pairs_[c] = Words{};
+    }
+  }
+
+  PATHWAYS_LANES void add(const uint64_t* row, const Pair<Words>* column) {
+#if defined(__AVX512VPOPCNTDQ__)
+    // By hand for the order of the instructions: a compiler's keeps the units
+    // of the processor less evenly busy, or takes more registers than there
+    // are.
+    Words sum0 = left_[0];
+    Words sum1 = left_[1];
+    Words carry0;
+    Words carry1;
+    Words pairs0 = pairs_[0];
+    Words pairs1 = pairs_[1];
+    asm("vpxorq %[first]%{1to8%}, %[first0], %[carry0]\n\t"
+        "vpxorq %[first]%{1to8%}, %[first1], %[carry1]\n\t"
+        "vpternlogq $0x96, %[second]%{1to8%}, %[second0], %[sum0]\n\t"
+        "vpternlogq $0x96, %[second]%{1to8%}, %[second1], %[sum1]\n\t"
+        "vpternlogq $0xd4, %[sum0], %[left0], %[carry0]\n\t"
+        "vpternlogq $0xd4, %[sum1], %[left1], %[carry1]\n\t"
+        "vpopcntq %[carry0], %[carry0]\n\t"
+        "vpopcntq %[carry1], %[carry1]\n\t"
+        "vpaddq %[carry0], %[pairs0], %[pairs0]\n\t"
+        "vpaddq %[carry1], %[pairs1], %[pairs1]"
+        : [sum0] "+&v"(sum0), [sum1] "+&v"(sum1), [carry0] "=&v"(carry0),
+          [carry1] "=&v"(carry1), [pairs0] "+&v"(pairs0), [pairs1] "+&v"(pairs1)
+        : [first] "m"(row[0]), [second] "m"(row[1]),
+          [first0] "v"(column[0].first), [first1] "v"(column[1].first),
+          [second0] "v"(column[0].second), [second1] "v"(column[1].second),
+          [left0] "v"(left_[0]), [left1] "v"(left_[1]));
+    left_[0] = sum0;
+    left_[1] = sum1;
+    pairs_[0] = pairs0;
+    pairs_[1] = pairs1;
+#else
+    PATHWAYS_UNROLL for (int64_t c = 0; c < kBlockColumns; ++c) {
+      const Words first = all_words(row[0]) ^ column[c].first;
+      const Words sum = sum_of(left_[c], all_words(row[1]), column[c].second);
+      pairs_[c] += count_parts(carry_of(left_[c], first, sum));
+      left_[c] = sum;
+    }
+#endif
+  }
+
+  PATHWAYS_LANES Words count(int64_t c) const {
+    return parts_per_word(pairs_[c]) * 2 +
+           parts_per_word(count_parts(left_[c]));
+  }
+
+ private:
+  Words left_[kBlockColumns];   // bits of weight one that make no pair yet
+  Words pairs_[kBlockColumns];  // numbers of pairs
+};
+#else
+// The adder costs as much as it saves: without an instruction for three
+// operands here, and because counting is cheap on aarch64.
+#if defined(__AVX2__)
 constexpr int64_t kStepWords = 1;
 constexpr int64_t kMaxSteps = kMaxParts;
 
@@ -66,7 +135,7 @@ PATHWAYS_LANES Pair<Word> prepare(const Word* words) {
 PATHWAYS_LANES Words parts_of(const Words& low, const Words& high) {
   return count_nibbles(low) + count_nibbles(high);
 }
-#elif defined(__aarch64__)
+#else
 constexpr int64_t kStepWords = 2;
 constexpr int64_t kMaxSteps = kMaxParts / 2;
 
@@ -80,7 +149,6 @@ PATHWAYS_LANES Words parts_of(const Words& first, const Words& second) {
 }
 #endif
 
-#if (defined(__AVX2__) && !defined(__AVX512VPOPCNTDQ__)) || defined(__aarch64__)
 class Differences {
  public:
   PATHWAYS_LANES Differences() {
@@ -89,99 +157,19 @@ class Differences {
     }
   }
 
-  PATHWAYS_LANES void add(const Pair<Words>* row, const Pair<Words>* column) {
-    PATHWAYS_UNROLL for (int64_t i = 0; i < kBlock; ++i) {
-      const Pair<Words>& a = row[i / kBlockColumns];
-      const Pair<Words>& b = column[i % kBlockColumns];
-      parts_[i] += parts_of(a.first ^ b.first, a.second ^ b.second);
+  PATHWAYS_LANES void add(const uint64_t* row, const Pair<Words>* column) {
+    PATHWAYS_UNROLL for (int64_t c = 0; c < kBlockColumns; ++c) {
+      parts_[c] += parts_of(all_words(row[0]) ^ column[c].first,
+                            all_words(row[1]) ^ column[c].second);
     }
   }
 
-  PATHWAYS_LANES Words count(int64_t i) const {
-    return parts_per_word(parts_[i]);
+  PATHWAYS_LANES Words count(int64_t c) const {
+    return parts_per_word(parts_[c]);
   }
 
  private:
-  Words parts_[kBlock];
-};
-#else
-constexpr int64_t kStepWords = 2;
-constexpr int64_t kMaxSteps = kMaxParts;
-
-template <typename Word>
-PATHWAYS_LANES Pair<Word> prepare(const Word* words) {
-  return {words[0], words[0] ^ words[1]};
-}
-
-// One row and two columns: `left` gets the sum of what was left over and the
-// two differing words, `pairs` the number of carries.
-PATHWAYS_LANES void add_two(const Pair<Words>& row, const Pair<Words>& column0,
-                            const Pair<Words>& column1, Words& left0,
-                            Words& left1, Words& pairs0, Words& pairs1) {
-#if defined(__AVX512VPOPCNTDQ__)
-  // By hand for the order of the instructions: a compiler's keeps the units of
-  // the processor less evenly busy, or takes more registers than there are.
-  Words sum0 = left0;
-  Words sum1 = left1;
-  Words carry0;
-  Words carry1;
-  Words count0 = pairs0;
-  Words count1 = pairs1;
-  asm("vpxorq %[row], %[column0], %[carry0]\n\t"
-      "vpxorq %[row], %[column1], %[carry1]\n\t"
-      "vpternlogq $0x96, %[row_xor], %[column_xor0], %[sum0]\n\t"
-      "vpternlogq $0x96, %[row_xor], %[column_xor1], %[sum1]\n\t"
-      "vpternlogq $0xd4, %[sum0], %[left0], %[carry0]\n\t"
-      "vpternlogq $0xd4, %[sum1], %[left1], %[carry1]\n\t"
-      "vpopcntq %[carry0], %[carry0]\n\t"
-      "vpopcntq %[carry1], %[carry1]\n\t"
-      "vpaddq %[carry0], %[count0], %[count0]\n\t"
-      "vpaddq %[carry1], %[count1], %[count1]"
-      : [sum0] "+&v"(sum0), [sum1] "+&v"(sum1), [carry0] "=&v"(carry0),
-        [carry1] "=&v"(carry1), [count0] "+&v"(count0), [count1] "+&v"(count1)
-      : [row] "v"(row.first), [row_xor] "v"(row.second),
-        [column0] "v"(column0.first), [column1] "v"(column1.first),
-        [column_xor0] "v"(column0.second), [column_xor1] "v"(column1.second),
-        [left0] "v"(left0), [left1] "v"(left1));
-  left0 = sum0;
-  left1 = sum1;
-  pairs0 = count0;
-  pairs1 = count1;
-#else
-  const Words sum0 = sum_of(left0, row.second, column0.second);
-  const Words sum1 = sum_of(left1, row.second, column1.second);
-  pairs0 += count_parts(carry_of(left0, row.first ^ column0.first, sum0));
-  pairs1 += count_parts(carry_of(left1, row.first ^ column1.first, sum1));
-  left0 = sum0;
-  left1 = sum1;
-#endif
-}
-
-class Differences {
- public:
-  PATHWAYS_LANES Differences() {
-    PATHWAYS_UNROLL for (int64_t i = 0; i < kBlock; ++i) {
-      left_[i] = Words{};
-      pairs_[i] = Words{};
-    }
-  }
-
-  PATHWAYS_LANES void add(const Pair<Words>* row, const Pair<Words>* column) {
-    PATHWAYS_UNROLL for (int64_t i = 0; i < kBlock; i += 2) {
-      add_two(row[i / kBlockColumns], column[i % kBlockColumns],
-              column[i % kBlockColumns + 1], left_[i], left_[i + 1], pairs_[i],
-              pairs_[i + 1]);
-    }
-  }
-
-  PATHWAYS_LANES Words count(int64_t i) const {
-    return parts_per_word(pairs_[i]) * 2 +
-           parts_per_word(count_parts(left_[i]));
-  }
-
- private:
-  Words left_[kBlock];   // the sums' bits of weight one
-  Words pairs_[kBlock];  // counts of weight two
+  Words parts_[kBlockColumns];
 };
 #endif
 
@@ -264,30 +252,29 @@ void fill_rows(const BitMatrix& a, RowRange rows, int64_t first_word,
 PATHWAYS_LANES void multiply_block(const uint64_t* a, const uint64_t* b,
                                    int64_t steps, uint32_t* counts,
                                    int64_t stride, bool add) {
-  Differences differences;
+  Differences differences[kBlockRows];
   for (int64_t step = 0; step < steps; ++step) {
     Pair<Words> column[kBlockColumns];
-    Pair<Words> row[kBlockRows];
     PATHWAYS_UNROLL for (int64_t c = 0; c < kBlockColumns; ++c) {
       column[c] = {load_words(b + c * kVectorWords),
                    load_words(b + c * kVectorWords + kPanelRows)};
     }
     PATHWAYS_UNROLL for (int64_t r = 0; r < kBlockRows; ++r) {
-      row[r] = {all_words(a[2 * r]), all_words(a[2 * r + 1])};
+      differences[r].add(a + 2 * r, column);
     }
-    differences.add(row, column);
     a += 2 * kBlockRows;
     b += 2 * kPanelRows;
   }
   using Counts = RegisterOf<uint32_t, kRegisterBytes / 2>::type;
-  PATHWAYS_UNROLL for (int64_t i = 0; i < kBlock; ++i) {
-    uint32_t* to =
-        counts + i / kBlockColumns * stride + i % kBlockColumns * kVectorWords;
-    Counts count = __builtin_convertvector(differences.count(i), Counts);
-    if (add) {
-      count += load_register<Counts>(to);
+  PATHWAYS_UNROLL for (int64_t r = 0; r < kBlockRows; ++r) {
+    PATHWAYS_UNROLL for (int64_t c = 0; c < kBlockColumns; ++c) {
+      uint32_t* to = counts + r * stride + c * kVectorWords;
+      Counts count = __builtin_convertvector(differences[r].count(c), Counts);
+      if (add) {
+        count += load_register<Counts>(to);
+      }
+      store_register(to, count);
     }
-    store_register(to, count);
   }
 }
 

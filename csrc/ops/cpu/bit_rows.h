@@ -58,10 +58,13 @@ class TileBuffer {
     // Panels on cache lines, so that no register of them lies in two.
     auto* words =
         reinterpret_cast<uint64_t*>((begin + kLine - 1) / kLine * kLine);
-    tile_ = {reinterpret_cast<uint32_t*>(words + panels), stride, words};
+    tile_.row_panel = words;
+    tile_.column_panel = words + panel_memory(a_rows, width);
+    tile_.counts = reinterpret_cast<uint32_t*>(words + panels);
+    tile_.stride = stride;
   }
 
-  const TileMemory& tile() const { return tile_; }
+  TileMemory& tile() { return tile_; }
 
  private:
   std::unique_ptr<char[]> memory_;

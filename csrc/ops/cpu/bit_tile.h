@@ -44,11 +44,15 @@ constexpr RowRange tile_rows(int64_t rows, int64_t tile) {
   return {first, std::min(kTileRows, rows - first)};
 }
 
-// The counts of a tile, and room for the panels they are computed from.
+// The counts of a tile, and room for the panels they are computed from. For
+// products of the same two matrices only: where whole rows of a fit into the
+// panel, it is kept for the next tile of the same rows.
 struct TileMemory {
-  uint32_t* counts;
-  int64_t stride;  // of counts
-  uint64_t* panels;
+  uint32_t* counts = nullptr;
+  int64_t stride = 0;  // of counts
+  uint64_t* row_panel = nullptr;
+  uint64_t* column_panel = nullptr;
+  int64_t first_row = -1;  // of those in row_panel, as long as it can be kept
 };
 
 // Words of the panels of `rows` rows: whole blocks, and up to two words each.

@@ -31,31 +31,34 @@ void sizes(const BitMatrix& matrix, RowRange rows, int32_t* result) {
 }
 
 void differences(const BitMatrix& a, RowRange a_rows, const BitMatrix& b,
-                 RowRange b_rows, bool upper, const TileMemory& memory) {
+                 RowRange b_rows, bool upper, TileMemory& memory) {
+  const bool whole = a.width <= kTileWords;
   int64_t first = 0;
   do {
     const int64_t words = std::min(a.width - first, kTileWords);
     const int64_t steps = (words + kStepWords - 1) / kStepWords;
     const int64_t row_words = panel_words(words);
-    uint64_t* row_panel = memory.panels;
-    uint64_t* panel = row_panel + panel_memory(a_rows.count, a.width);
-    fill_rows(a, a_rows, first, words, row_panel);
-    fill_columns(b, b_rows, first, words, panel);
+    if (!whole || memory.first_row != a_rows.first) {
+      fill_rows(a, a_rows, first, words, memory.row_panel);
+      memory.first_row = a_rows.first;
+    }
+    fill_columns(b, b_rows, first, words, memory.column_panel);
     for (int64_t column = 0; column < b_rows.count; column += kPanelRows) {
+      const uint64_t* panel = memory.column_panel + column * row_words;
       const int64_t last = column + kPanelRows;
       const int64_t rows = upper ? std::min(a_rows.count, last) : a_rows.count;
       for (int64_t row = 0; row < rows; row += kBlockRows) {
+        const uint64_t* block = memory.row_panel + row * row_words;
+        uint32_t* counts = memory.counts + row * memory.stride + column;
         int64_t step = 0;
         do {
-          multiply_block(row_panel + row * row_words + step * 2 * kBlockRows,
+          multiply_block(block + step * 2 * kBlockRows,
                          panel + step * 2 * kPanelRows,
-                         std::min(steps - step, kMaxSteps),
-                         memory.counts + row * memory.stride + column,
+                         std::min(steps - step, kMaxSteps), counts,
                          memory.stride, first + step > 0);
           step += kMaxSteps;
         } while (step < steps);
       }
-      panel += kPanelRows * row_words;
     }
     first += words;
   } while (first < a.width);

@@ -17,7 +17,7 @@ struct BitTileLoops {
   // where both are the same rows: at least for pairs with the row of a not
   // behind that of b.
   void (*differences)(const BitMatrix& a, RowRange a_rows, const BitMatrix& b,
-                      RowRange b_rows, bool upper, const TileMemory& memory);
+                      RowRange b_rows, bool upper, TileMemory& memory);
 
   // From differences of one row and `count` others, and their sizes, to the
   // sizes of the intersections and to the IoU as float. The result may replace

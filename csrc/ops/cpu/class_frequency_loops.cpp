@@ -17,6 +17,10 @@ constexpr int64_t kBatch = 16;
 constexpr int64_t kFlushRows = 240;
 constexpr int64_t kVectors = kFrequencyWords / kVectorWords;
 
+constexpr int64_t smaller(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
 struct Planes {
   Words plane[kVectors][kPlanes];
 };
@@ -66,9 +70,21 @@ void add_planes(const Planes& planes, int64_t words, int64_t bits,
     }
     uint8_t sum[Bytes::kCount];
     store(sum, sums);
-    const int64_t count = bits - w * 64 < 64 ? bits - w * 64 : 64;
+    const int64_t count = smaller(bits - w * 64, 64);
     for (int64_t i = 0; i < count; ++i) {
       counts[w * 64 + i] += sum[i];
+    }
+  }
+}
+
+// Rows of a class are not neighbours: the processor cannot guess where the next
+// ones are.
+PATHWAYS_LANES void prefetch(const BitMatrix& matrix, RowRange rows, int64_t n,
+                             int64_t first_word, int64_t words) {
+  if (n < rows.count) {
+    const uint64_t* row = matrix.row(rows.first + n) + first_word;
+    for (int64_t w = 0; w < words; w += 8) {
+      __builtin_prefetch(row + w, 0, 2);
     }
   }
 }
@@ -77,30 +93,21 @@ void add_frequencies(const BitMatrix& matrix, RowRange rows, int64_t first_word,
                      int64_t words, int64_t bits, int64_t* counts) {
   const uint64_t zeros[kFrequencyWords] = {};
   const int64_t whole = words / kVectorWords;
-  const uint64_t* row[2 * kBatch];  // of this batch and the next
-  const auto find = [&](int64_t from, const uint64_t** to) {
-    for (int64_t i = 0; i < kBatch; ++i) {
-      to[i] = from + i < rows.count
-                  ? matrix.row(rows.first + from + i) + first_word
-                  : zeros;
-    }
-  };
-  find(0, row + kBatch);
   int64_t n = 0;
   while (n < rows.count) {
     Planes planes = {};
-    const int64_t end =
-        n + kFlushRows < rows.count ? n + kFlushRows : rows.count;
+    const int64_t end = smaller(n + kFlushRows, rows.count);
     for (; n < end; n += kBatch) {
+      const uint64_t* row[kBatch];
       for (int64_t i = 0; i < kBatch; ++i) {
-        row[i] = row[kBatch + i];
+        row[i] = n + i < rows.count
+                     ? matrix.row(rows.first + n + i) + first_word
+                     : zeros;
       }
-      find(n + kBatch, row + kBatch);
       for (int64_t v = 0; v < whole; ++v) {
-        for (int64_t i = 0; i < kBatch; ++i) {
-          // Rows of a class are not neighbours: the processor cannot guess
-          // where the next ones are.
-          __builtin_prefetch(row[kBatch + i] + v * kVectorWords);
+        const int64_t last = (v + 1) * kBatch / whole;
+        for (int64_t i = v * kBatch / whole; i < last; ++i) {
+          prefetch(matrix, rows, n + kBatch + i, first_word, words);
         }
         add_batch(planes.plane[v],
                   [&](int i) { return load_words(row[i] + v * kVectorWords); });

@@ -87,8 +87,8 @@ struct Overlap {
   void run() {
     const int64_t tiles = tiles_of(bits.rows);
     torch::stable::parallel_for(0, tiles, 1, [&](int64_t first, int64_t last) {
-      const TileBuffer buffer(bits.rows, bits.rows, matrix.width);
-      const TileMemory& tile = buffer.tile();
+      TileBuffer buffer(bits.rows, bits.rows, matrix.width);
+      TileMemory& tile = buffer.tile();
       for (int64_t task = first; task < last; ++task) {
         // Early tiles see more rows behind them than late ones: take them
         // alternately from both ends.

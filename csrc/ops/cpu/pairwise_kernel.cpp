@@ -90,8 +90,8 @@ struct Pairwise {
     const int64_t columns = tiles_of(b.rows);
     const int64_t count = same ? tiles * (tiles + 1) / 2 : tiles * columns;
     torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-      const TileBuffer buffer(a.rows, b.rows, a.matrix.width);
-      const TileMemory& tile = buffer.tile();
+      TileBuffer buffer(a.rows, b.rows, a.matrix.width);
+      TileMemory& tile = buffer.tile();
       for (int64_t i = begin; i < end; ++i) {
         const TileIndex index =
             same ? upper_tile(tiles, i) : TileIndex{i / columns, i % columns};
