@@ -83,8 +83,14 @@ def gated_forward(
         tensor([[[0., 2.],
                  [0., 0.]]])
     """
-    return torch.ops.pathways.gated_forward(
-        x, gate, bias=bias, activation=activation, baseline=baseline
+    return autograd.call(
+        torch.ops.pathways.gated_forward.default,
+        (x, gate, bias, baseline),
+        x=x,
+        gate=gate,
+        bias=bias,
+        activation=activation,
+        baseline=baseline,
     )
 
 
@@ -124,7 +130,16 @@ def gated_forward_(
         >>> x
         tensor([[-1.,  7.]])
     """
-    torch.ops.pathways.gated_forward_(x, gate, bias=bias, activation=activation, baseline=baseline)
+    autograd.call(
+        torch.ops.pathways.gated_forward_.default,
+        (x, gate, bias, baseline),
+        written=x,
+        x=x,
+        gate=gate,
+        bias=bias,
+        activation=activation,
+        baseline=baseline,
+    )
     return x
 
 

@@ -38,6 +38,49 @@ def _needs_gradient(*tensors: Tensor | None) -> bool:
     )
 
 
+def _is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether autograd would only hand a call with these tensors on."""
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    if transformed or forward_ad._current_level >= 0:
+        return False
+    records = torch.is_grad_enabled()
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) is not Tensor or (records and tensor.requires_grad):
+            return False
+    return True
+
+
+def call(
+    op: Any, tensors: tuple[Tensor | None, ...], *, written: Tensor | None = None, **kwargs: Any
+) -> Any:
+    """Call ``op``, past autograd at once where autograd would only hand the call on.
+
+    The kernels of this file are in Python: on the way through one a call takes twice the time.
+
+    Args:
+        op (OpOverload): what to call.
+        tensors (tuple): those of its arguments that could need a gradient.
+        written (Tensor, optional): the argument that the op writes into.
+        **kwargs: all its arguments.
+    """
+    # In inference mode the dispatcher leaves autograd out by itself.
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or not _is_plain(tensors):
+        return op(**kwargs)
+    with torch._C._AutoDispatchBelowAutograd():
+        result = op(**kwargs)
+    if written is not None:
+        _bump_version(written)
+    return result
+
+
+def _bump_version(written: Tensor) -> None:
+    """What autograd saved of a tensor is no longer there: let it notice."""
+    if not written.is_inference():
+        torch.autograd.graph.increment_version(written)
+
+
 def _below(op: Any, keyset: Any, *args: Any, **kwargs: Any) -> Any:
     """Call ``op`` where autograd has been passed."""
     with torch._C._AutoDispatchBelowAutograd():
@@ -196,9 +239,7 @@ def _gated_forward_(
         activation=activation,
         baseline=baseline,
     )
-    # What autograd saved of x before is no longer there: let it notice.
-    if not x.is_inference():
-        torch.autograd.graph.increment_version(x)
+    _bump_version(x)
 
 
 def _gated_backward(keyset: Any, grad: Tensor, x: Tensor, gate: Tensor, **kwargs: Any) -> Any:

@@ -421,3 +421,30 @@ def test_vmap_is_a_loop():
     x, gate = torch.randn(4, 2, 3, 5), torch.rand(4, 2, 3)
     expected = torch.stack([ops.gated_forward(v, g) for v, g in zip(x, gate, strict=True)])
     assert torch.equal(torch.func.vmap(ops.gated_forward)(x, gate), expected)
+
+
+def test_faces_call_the_same_op_whatever_the_mode():
+    """Without gradients the faces go past autograd; nothing else may change."""
+    x, gate = torch.randn(2, 3, 4), torch.rand(2, 3)
+    expected = torch.ops.pathways.gated_forward(x, gate, activation="silu")
+    with torch.no_grad():
+        needs = x.clone().requires_grad_()
+        assert not ops.gated_forward(needs, gate, activation="silu").requires_grad
+    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with mode():
+            assert torch.equal(ops.gated_forward(x, gate, activation="silu"), expected)
+            written = x.clone()
+            ops.gated_forward_(written, gate, activation="silu")
+            assert torch.equal(written, expected)
+    parameter = torch.nn.Parameter(gate)
+    assert ops.gated_forward(x, parameter).requires_grad
+    with pytest.raises(RuntimeError, match="must not require a gradient"):
+        ops.gated_forward_(x.clone(), parameter)
+    with pytest.raises(RuntimeError, match=r"derivatives by torch\.func"):
+        torch.func.grad(lambda g: ops.gated_forward(x, g).sum())(gate)
+    weight = torch.randn(2, 3, 4, requires_grad=True)
+    saved = x.clone()
+    product = weight * saved
+    ops.gated_forward_(saved, gate)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.sum().backward()
