@@ -14,7 +14,7 @@ constexpr int64_t kWordBits = 64;
 
 // Number of words that hold `size` bits.
 PATHWAYS_HOST_DEVICE constexpr int64_t word_count(int64_t size) {
-  return (size + kWordBits - 1) / kWordBits;
+  return size / kWordBits + (size % kWordBits != 0 ? 1 : 0);
 }
 
 // Bits of the last word that belong to the set; all ones when `size` is a

@@ -84,12 +84,19 @@ inline ScalarType compute_type(ScalarType type) {
   return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-inline std::string shape_name(const Tensor& tensor) {
+template <typename Sizes>
+std::string shape_name(const Sizes& sizes) {
   std::string text = "[";
-  for (int64_t i = 0; i < tensor.dim(); ++i) {
-    text += (i == 0 ? "" : ", ") + std::to_string(tensor.size(i));
+  const char* separator = "";
+  for (const int64_t size : sizes) {
+    text += separator + std::to_string(size);
+    separator = ", ";
   }
   return text + "]";
+}
+
+inline std::string shape_name(const Tensor& tensor) {
+  return shape_name(tensor.sizes());
 }
 
 inline std::string device_name(const Tensor& tensor) {
@@ -315,6 +322,11 @@ inline void check_pairwise(const char* op, const Tensor& a, const Tensor& b) {
                  shape_name(a), ", b=", shape_name(b), ")");
 }
 
+// Numbers in a result by classes, at most: what no machine holds is refused
+// before anything is allocated for it.
+constexpr int64_t kMaxNumbers = int64_t{1} << 36;
+constexpr int64_t kMaxClasses = int64_t{1} << 18;  // their square fits
+
 inline void check_labels(const char* op, const Tensor& words,
                          const Tensor& labels, int64_t num_classes) {
   check_words(op, words, "words");
@@ -327,6 +339,19 @@ inline void check_labels(const char* op, const Tensor& words,
                  shape_name(labels));
   PATHWAYS_CHECK(num_classes >= 0, op,
                  ": num_classes must not be negative, got ", num_classes);
+  PATHWAYS_CHECK(num_classes <= kMaxClasses, op,
+                 ": num_classes must be at most ", kMaxClasses, ", got ",
+                 num_classes);
+}
+
+inline void check_class_frequency(const char* op, const Tensor& words,
+                                  const Tensor& labels, int64_t num_classes,
+                                  int64_t size) {
+  check_labels(op, words, labels, num_classes);
+  check_words_of_size(op, words, size);
+  PATHWAYS_CHECK(num_classes == 0 || size <= kMaxNumbers / num_classes, op,
+                 ": num_classes * size must be at most ", kMaxNumbers, ", got ",
+                 num_classes, " * ", size);
 }
 
 // The words of `labels` that are refused, wherever the values can be read (CPU

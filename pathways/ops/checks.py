@@ -16,6 +16,8 @@ FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 INTEGRAL = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 WORD_BITS = 64
 MAX_WORDS = (2**31 - 1) // WORD_BITS
+MAX_NUMBERS = 2**36
+MAX_CLASSES = 2**18
 
 
 def _dtype(tensor: Tensor) -> str:
@@ -238,3 +240,19 @@ def check_labels(op: str, words: Tensor, labels: Tensor, num_classes: int) -> No
         f"{op}: labels must have shape [N] = [{words.shape[0]}], got {_shape(labels)}",
     )
     _require(num_classes >= 0, f"{op}: num_classes must not be negative, got {num_classes}")
+    _require(
+        num_classes <= MAX_CLASSES,
+        f"{op}: num_classes must be at most {MAX_CLASSES}, got {num_classes}",
+    )
+
+
+def check_class_frequency(
+    op: str, words: Tensor, labels: Tensor, num_classes: int, size: int
+) -> None:
+    """Checks of ``class_frequency``, except for the values of the labels."""
+    check_labels(op, words, labels, num_classes)
+    check_words_of_size(op, words, size)
+    _require(
+        num_classes * size <= MAX_NUMBERS,
+        f"{op}: num_classes * size must be at most {MAX_NUMBERS}, got {num_classes} * {size}",
+    )

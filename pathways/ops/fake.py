@@ -116,6 +116,5 @@ def class_overlap(words: Tensor, labels: Tensor, num_classes: int) -> tuple[Tens
 
 @torch.library.register_fake("pathways::class_frequency")
 def class_frequency(words: Tensor, labels: Tensor, num_classes: int, size: int) -> Tensor:
-    checks.check_labels("class_frequency", words, labels, num_classes)
-    checks.check_words_of_size("class_frequency", words, size)
+    checks.check_class_frequency("class_frequency", words, labels, num_classes, size)
     return words.new_empty((num_classes, size))

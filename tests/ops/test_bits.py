@@ -141,6 +141,12 @@ def test_numpy_entry_points():
             ValueError,
             "unpack_bits: size must not be negative, got -1",
         ),
+        (
+            lambda: _C.unpack_bits(np.zeros((2, 0), dtype=np.int64), 2**63 - 1),
+            ValueError,
+            "unpack_bits: words must have 144115188075855872 words per row for size "
+            "9223372036854775807, got 0",
+        ),
     ],
     ids=lambda v: v[:40] if isinstance(v, str) else "",
 )
@@ -269,13 +275,40 @@ ERRORS = [
     ("class_frequency", (W, L.float(), 2, 130), "labels must be int64, got float32"),
     ("class_frequency", (W, L, 2, 64), "words must have 1 words per row for size 64, got 3"),
     ("class_frequency", (W, L, -2, 130), "num_classes must not be negative, got -2"),
+    (
+        "unpack_bits",
+        (W, 2**63 - 1),
+        "words must have 144115188075855872 words per row for size 9223372036854775807, got 3",
+    ),
+    ("class_overlap", (W, L, 2**18 + 1), "num_classes must be at most 262144, got 262145"),
+    (
+        "class_overlap",
+        (W, L, 2**62),
+        "num_classes must be at most 262144, got 4611686018427387904",
+    ),
+    (
+        "class_frequency",
+        (W, L, 2**63 - 1, 130),
+        "num_classes must be at most 262144, got 9223372036854775807",
+    ),
+    (
+        "class_frequency",
+        (WIDE[:, 1:], L, 2**18, 2**31 - 64),
+        "num_classes * size must be at most 68719476736, got 262144 * 2147483584",
+    ),
 ]
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("name, args, message", ERRORS, ids=[f"{n}-{m[:30]}" for n, _, m in ERRORS])
 def test_errors(name, args, message, device):
-    args = [a.to(device) if isinstance(a, torch.Tensor) and a is not WIDE else a for a in args]
+    if device == "meta":  # without making expanded tensors real
+        args = [
+            torch.empty_strided(a.shape, a.stride(), dtype=a.dtype, device="meta")
+            if isinstance(a, torch.Tensor)
+            else a
+            for a in args
+        ]
     with pytest.raises(RuntimeError) as error:
         getattr(ops, name)(*args)
     assert str(error.value) == f"{name}: {message}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from levels import run_python
 from samples import OPS, make_words
 
 import pathways
@@ -81,16 +82,6 @@ def test_tags():
         assert tags == ([] if old else [torch.Tag.pt2_compliant_tag])
 
 
-def run_python(code, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-
-
 def has_device_code():
     """Of the library that is loaded: ``PATHWAYS_LIBRARY`` may name another than this build's."""
     return b".nv_fatbin" in _library.library_path().read_bytes()
@@ -141,30 +132,6 @@ def test_refused_calls_leak_no_tensor():
 
 # --------------------------------------------------------------------------- CPU capability
 
-LEVELS = [
-    "scalar",
-    *{"avx2": ["avx2"], "avx512": ["avx2", "avx512"], "neon": ["neon"]}.get(
-        _C.cpu_capability_found(), []
-    ),
-]
-COUNT = """
-import torch
-from pathways import _C, ops
-from pathways.ops import reference
-torch.manual_seed(0)
-for size in (1, 63, 64, 65, 127, 448, 512, 513, 1000, 5000):
-    a, b = (reference.pack_bits(torch.rand(n, size) < 0.4) for n in (7, 5))
-    assert torch.equal(ops.pairwise_intersection(a, b), reference.pairwise_intersection(a, b)), size
-    assert torch.equal(ops.pairwise_iou(a, b), reference.pairwise_iou(a, b)), size
-print(_C.cpu_capability())
-"""
-
-
-@pytest.mark.parametrize("level", LEVELS)
-def test_forced_capability(level):
-    result = run_python(COUNT, PATHWAYS_CPU_CAPABILITY=level)
-    assert result.stdout.strip() == level, result.stderr
-
 
 def test_capability_is_the_best_by_default():
     if "PATHWAYS_CPU_CAPABILITY" in os.environ:
@@ -174,13 +141,13 @@ def test_capability_is_the_best_by_default():
 
 def test_capability_errors():
     code = "import pathways; pathways._C.cpu_capability()"
-    result = run_python(code, PATHWAYS_CPU_CAPABILITY="sse9")
+    result = run_python("-c", code, PATHWAYS_CPU_CAPABILITY="sse9")
     assert (
         "PATHWAYS_CPU_CAPABILITY must be one of scalar, avx2, avx512, neon, got 'sse9'"
         in result.stderr
     )
     foreign = "neon" if _C.cpu_capability_found() != "neon" else "avx2"
-    result = run_python(code, PATHWAYS_CPU_CAPABILITY=foreign)
+    result = run_python("-c", code, PATHWAYS_CPU_CAPABILITY=foreign)
     assert "PATHWAYS_CPU_CAPABILITY must be a level of this machine" in result.stderr
 
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <vector>
 
@@ -12,14 +13,41 @@
 #include "../stable.h"
 #include "bit_tile.h"
 #include "bit_tile_loops.h"
+#include "fresh_memory.h"
 
 namespace pathways {
 
+// A result that nobody has written to yet.
+inline Tensor new_result(const char* op, const Tensor& like,
+                         const std::vector<int64_t>& shape, ScalarType type) {
+  try {
+    Tensor result = torch::stable::new_empty(like, shape, type);
+    prefer_huge_pages(result);
+    return result;
+  } catch (const std::exception&) {
+    // What torch says about it does not come through the stable interface.
+    detail::fail(op, ": the result must fit into memory, got shape ",
+                 shape_name(shape), " of ", dtype_name(type));
+  }
+}
+
 // Rows may be slices of wider rows; they are copied only when the words of a
 // row are not next to each other.
+inline Tensor dense_rows(const char* op, const Tensor& words,
+                         const char* name) {
+  try {
+    return with_dense_rows(words);
+  } catch (const std::exception&) {
+    detail::fail(op, ": ", name,
+                 " must fit into memory when its words are put next to each "
+                 "other, got shape ",
+                 shape_name(words));
+  }
+}
+
 struct BitRows {
-  explicit BitRows(const Tensor& source)
-      : words(with_dense_rows(source)),
+  BitRows(const char* op, const Tensor& source, const char* name)
+      : words(dense_rows(op, source, name)),
         rows(words.size(0)),
         matrix{static_cast<const uint64_t*>(words.const_data_ptr()),
                words.size(1), words.stride(0)} {}

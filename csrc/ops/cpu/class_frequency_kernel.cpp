@@ -7,7 +7,6 @@
 #include "../stable.h"
 #include "bit_rows.h"
 #include "class_frequency_loops.h"
-#include "fresh_memory.h"
 #include "label_order.h"
 
 namespace pathways {
@@ -15,15 +14,13 @@ namespace {
 
 Tensor class_frequency_kernel(const Tensor& words, const Tensor& labels,
                               int64_t num_classes, int64_t size) {
-  check_labels("class_frequency", words, labels, num_classes);
-  check_words_of_size("class_frequency", words, size);
-  const LabelOrder order("class_frequency", labels, num_classes);
-  const BitRows bits(words);
+  constexpr const char* op = "class_frequency";
+  check_class_frequency(op, words, labels, num_classes, size);
+  const LabelOrder order(op, labels, num_classes);
+  Tensor output = new_result(op, words, {num_classes, size}, ScalarType::Long);
+  const BitRows bits(op, words, "words");
   BitMatrix matrix = bits.matrix;
   matrix.order = order.rows();
-  const std::vector<int64_t> shape{num_classes, size};
-  Tensor output = torch::stable::new_empty(words, shape, ScalarType::Long);
-  prefer_huge_pages(output);
   int64_t* counts = static_cast<int64_t*>(output.mutable_data_ptr());
   const int64_t parts = (matrix.width + kFrequencyWords - 1) / kFrequencyWords;
   torch::stable::parallel_for(

@@ -114,16 +114,17 @@ struct Overlap {
 std::tuple<Tensor, Tensor> class_overlap_kernel(const Tensor& words,
                                                 const Tensor& labels,
                                                 int64_t num_classes) {
-  check_labels("class_overlap", words, labels, num_classes);
-  const LabelOrder order("class_overlap", labels, num_classes);
+  constexpr const char* op = "class_overlap";
+  check_labels(op, words, labels, num_classes);
+  const LabelOrder order(op, labels, num_classes);
   const std::vector<int64_t> shape{num_classes, num_classes};
-  Tensor sums = torch::stable::new_empty(words, shape, ScalarType::Double);
-  Tensor pairs = torch::stable::new_empty(words, shape, ScalarType::Long);
+  Tensor sums = new_result(op, words, shape, ScalarType::Double);
+  Tensor pairs = new_result(op, words, shape, ScalarType::Long);
   double* sum = static_cast<double*>(sums.mutable_data_ptr());
   int64_t* pair = static_cast<int64_t*>(pairs.mutable_data_ptr());
   std::fill(sum, sum + num_classes * num_classes, 0.0);
 
-  BitRows bits(words);
+  BitRows bits(op, words, "words");
   BitMatrix matrix = bits.matrix;
   matrix.order = order.rows();
   std::vector<int32_t> sizes = row_sizes(matrix, bits.rows);

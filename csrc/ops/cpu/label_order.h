@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "../check.h"
-#include "../stable.h"
 
 namespace pathways {
 
@@ -14,14 +13,16 @@ class LabelOrder {
  public:
   LabelOrder(const char* op, const Tensor& source, int64_t num_classes)
       : offsets_(static_cast<size_t>(num_classes) + 1, 0) {
-    const Tensor labels = torch::stable::contiguous(source);
-    const int64_t* label = static_cast<const int64_t*>(labels.const_data_ptr());
-    const int64_t count = labels.numel();
+    const int64_t* labels =
+        static_cast<const int64_t*>(source.const_data_ptr());
+    const int64_t count = source.size(0);
+    const int64_t stride = source.stride(0);
     for (int64_t n = 0; n < count; ++n) {
-      if (label[n] < 0 || label[n] >= num_classes) {
-        refuse_label(op, label[n], num_classes);
+      const int64_t label = labels[n * stride];
+      if (label < 0 || label >= num_classes) {
+        refuse_label(op, label, num_classes);
       }
-      ++offsets_[static_cast<size_t>(label[n]) + 1];
+      ++offsets_[static_cast<size_t>(label) + 1];
     }
     for (size_t k = 1; k < offsets_.size(); ++k) {
       offsets_[k] += offsets_[k - 1];
@@ -29,7 +30,8 @@ class LabelOrder {
     rows_.resize(static_cast<size_t>(count));
     std::vector<int64_t> next(offsets_.begin(), offsets_.end() - 1);
     for (int64_t n = 0; n < count; ++n) {
-      rows_[static_cast<size_t>(next[static_cast<size_t>(label[n])]++)] = n;
+      const auto label = static_cast<size_t>(labels[n * stride]);
+      rows_[static_cast<size_t>(next[label]++)] = n;
     }
   }
 

@@ -5,7 +5,7 @@
 
 #include "../check.h"
 #include "../stable.h"
-#include "fresh_memory.h"
+#include "bit_rows.h"
 #include "pack_bits_loops.h"
 
 namespace pathways {
@@ -31,12 +31,11 @@ void for_parts_of_rows(int64_t rows, int64_t width, const Function& function) {
 }
 
 Tensor pack_bits_kernel(const Tensor& mask) {
-  check_pack_bits("pack_bits", mask);
+  constexpr const char* op = "pack_bits";
+  check_pack_bits(op, mask);
   const int64_t size = mask.size(1);
   const int64_t width = word_count(size);
-  const std::vector<int64_t> shape{mask.size(0), width};
-  Tensor words = torch::stable::new_empty(mask, shape, ScalarType::Long);
-  prefer_huge_pages(words);
+  Tensor words = new_result(op, mask, {mask.size(0), width}, ScalarType::Long);
   const NumberFormat format{static_cast<int64_t>(mask.element_size()),
                             is_floating(mask.scalar_type())};
   const char* from = static_cast<const char*>(mask.const_data_ptr());
@@ -55,19 +54,17 @@ Tensor pack_bits_kernel(const Tensor& mask) {
 }
 
 Tensor unpack_bits_kernel(const Tensor& packed, int64_t size) {
-  check_words_of_size("unpack_bits", packed, size);
-  const Tensor words = with_dense_rows(packed);
-  const std::vector<int64_t> shape{words.size(0), size};
-  Tensor mask = torch::stable::new_empty(words, shape, ScalarType::Bool);
-  prefer_huge_pages(mask);
-  const uint64_t* from = static_cast<const uint64_t*>(words.const_data_ptr());
+  constexpr const char* op = "unpack_bits";
+  check_words_of_size(op, packed, size);
+  Tensor mask =
+      new_result(op, packed, {packed.size(0), size}, ScalarType::Bool);
+  const BitRows words(op, packed, "words");
   uint8_t* to = static_cast<uint8_t*>(mask.mutable_data_ptr());
-  const int64_t row_stride = words.stride(0);
-  for_parts_of_rows(words.size(0), words.size(1),
+  for_parts_of_rows(words.rows, words.matrix.width,
                     [&](int64_t row, int64_t word, int64_t count) {
                       const int64_t first = word * kWordBits;
                       pack_bits_loops().unpack(
-                          from + row * row_stride + word,
+                          words.matrix.row(row) + word,
                           std::min(size - first, count * kWordBits),
                           to + row * size + first);
                     });

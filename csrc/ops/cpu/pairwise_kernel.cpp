@@ -7,7 +7,6 @@
 #include "../check.h"
 #include "../stable.h"
 #include "bit_rows.h"
-#include "fresh_memory.h"
 
 namespace pathways {
 namespace {
@@ -121,11 +120,10 @@ template <typename Out>
 Tensor pairwise(const char* op, const Tensor& a_words, const Tensor& b_words,
                 ScalarType type) {
   check_pairwise(op, a_words, b_words);
-  BitRows a(a_words);
-  BitRows b(b_words);
-  const std::vector<int64_t> shape{a.rows, b.rows};
-  Tensor output = torch::stable::new_empty(a.words, shape, type);
-  prefer_huge_pages(output);
+  Tensor output =
+      new_result(op, a_words, {a_words.size(0), b_words.size(0)}, type);
+  BitRows a(op, a_words, "a");
+  BitRows b(op, b_words, "b");
   const bool same = same_rows(a, b);
   std::vector<int32_t> a_sizes = row_sizes(a.matrix, a.rows);
   std::vector<int32_t> b_sizes =
