@@ -8,8 +8,7 @@ namespace {
 Tensor class_frequency_kernel(const Tensor& packed, const Tensor& labels,
                               int64_t num_classes, int64_t size) {
   const char* op = "class_frequency";
-  check_labels(op, packed, labels, num_classes);
-  check_words_of_size(op, packed, size);
+  check_class_frequency(op, packed, labels, num_classes, size);
   const LaunchScope scope(op, packed);
   const LabelOrder order = class_order(op, labels, num_classes);
   const Tensor words = with_dense_rows(packed);
