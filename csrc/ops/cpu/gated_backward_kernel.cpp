@@ -51,7 +51,7 @@ void run_innermost(const GatedBackwardCall& call) {
   const int64_t chunk_elements = call.rows_per_chunk() * call.period;
   torch::stable::parallel_for(
       0, call.shape.batch * call.chunks_per_input(),
-      std::max<int64_t>(1, kGatedGrain / chunk_elements),
+      std::max<int64_t>(1, gated_grain(call.activation) / chunk_elements),
       [&](int64_t begin, int64_t end) {
         const std::unique_ptr<void, decltype(&std::free)> scratch(
             std::aligned_alloc(64, bytes), &std::free);
@@ -67,7 +67,7 @@ void run_innermost(const GatedBackwardCall& call) {
 void run_contiguous(const GatedBackwardCall& call) {
   torch::stable::parallel_for(
       0, call.shape.batch * call.shape.channels,
-      std::max<int64_t>(1, kGatedGrain / call.shape.space),
+      std::max<int64_t>(1, gated_grain(call.activation) / call.shape.space),
       [&](int64_t begin, int64_t end) {
         gated_backward_loops().contiguous(call, begin, end);
       });

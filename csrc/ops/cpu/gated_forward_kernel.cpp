@@ -18,16 +18,16 @@ void gate_into(const Tensor& input, const Tensor& output, const Tensor& gate,
   arguments.fill(&call);
   call.y = output.mutable_data_ptr();
   call.large = size_in_bytes(output) >= kLargeBytes;
-  call.plain_mask = call.shape.channel_innermost && !bias.has_value() &&
-                    !baseline.has_value() && arguments.is_hard();
+  call.hard = call.shape.channel_innermost && arguments.is_hard();
+  const int64_t grain = gated_grain(call.activation);
   const GatedForwardLoops& loops = gated_forward_loops();
   if (call.shape.channel_innermost) {
     torch::stable::parallel_for(
         0, call.shape.batch * call.rows_per_input(),
-        std::max<int64_t>(1, kGatedGrain / call.period),
+        std::max<int64_t>(1, grain / call.period),
         [&](int64_t begin, int64_t end) { loops.innermost(call, begin, end); });
   } else {
-    torch::stable::parallel_for(0, call.shape.count(), kGatedGrain,
+    torch::stable::parallel_for(0, call.shape.count(), grain,
                                 [&](int64_t begin, int64_t end) {
                                   loops.contiguous(call, begin, end);
                                 });

@@ -156,7 +156,7 @@ void contiguous(const GatedForwardCall& call, int64_t begin, int64_t end) {
   int64_t row = begin / shape.space;
   int64_t c = row % shape.channels;
   for (int64_t i = begin; i < end; ++row) {
-    const int64_t count = min_of((row + 1) * shape.space, end) - i;
+    int64_t count = min_of((row + 1) * shape.space, end) - i;
     if (shape.unit) {
       in_blocks(
           x + i, y + i, count, past,
@@ -168,6 +168,13 @@ void contiguous(const GatedForwardCall& call, int64_t begin, int64_t end) {
           });
     } else {
       const C gate = gates[shape.per_input ? row : c];
+      // Rows that are treated alike are one longer row.
+      while (call.bare && shape.per_input && i + count < end &&
+             gates[row + 1] == gate) {
+        count = min_of(count + shape.space, end - i);
+        ++row;
+        c = c + 1 == shape.channels ? 0 : c + 1;
+      }
       if (gate == C(0)) {
         in_blocks(x + i, y + i, count, call.large,
                   [&](int64_t, const C*, C* to, int64_t size, bool beyond) {
@@ -199,7 +206,7 @@ void innermost(const GatedForwardCall& call, int64_t begin, int64_t end) {
   const int64_t per_input = shape.space * shape.channels;
   const bool past = call.large && call.x != call.y;
   const Companions companions =
-      call.plain_mask ? Companions::kNone : Companions::kForElements;
+      call.hard && call.bare ? Companions::kNone : Companions::kForElements;
   const C* biases = static_cast<const C*>(call.bias);
   const C* baselines = static_cast<const C*>(call.baseline);
   for (int64_t index = begin; index < end; ++index) {

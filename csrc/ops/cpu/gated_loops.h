@@ -25,6 +25,7 @@ struct GatedCall {
   const void* gate;      // innermost: channel gates [N or 1, period]
   const void* bias;      // [C]; innermost: [period]
   const void* baseline;  // likewise
+  bool bare;             // there is neither a bias nor a baseline
 
   int64_t positions_per_row() const { return period / shape.channels; }
   // Channels innermost: rows of `period` numbers in one input; the last one
@@ -35,9 +36,8 @@ struct GatedCall {
 };
 
 struct GatedForwardCall : GatedCall {
-  void* y;  // may be x
-  // Every gate is 0 or 1, and there is neither bias nor baseline.
-  bool plain_mask;
+  void* y;    // may be x
+  bool hard;  // every gate is known to be 0 or 1
   // Large results go past the caches.
   bool large;
 };
