@@ -26,6 +26,18 @@ _frozen: dict[nn.Module, _Frozen] = {}
 _frozen_lock = threading.Lock()
 
 
+def _modules(model: nn.Module) -> list[nn.Module]:
+    """``model.modules()`` in another order and without names: this walk is part of every run."""
+    found = {model: None}
+    waiting = [model]
+    while waiting:
+        for module in waiting.pop()._modules.values():
+            if module is not None and module not in found:
+                found[module] = None
+                waiting.append(module)
+    return list(found)
+
+
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Eval mode and no parameter gradients inside; modes and flags are put back on exit.
@@ -37,10 +49,14 @@ def frozen(model: nn.Module) -> Iterator[None]:
     with _frozen_lock:
         state = _frozen.get(model)
         if state is None:
-            state = _Frozen(
-                [module for module in model.modules() if module.training],
-                [parameter for parameter in model.parameters() if parameter.requires_grad],
-            )
+            modules = _modules(model)
+            parameters = {
+                parameter: None
+                for module in modules
+                for parameter in module._parameters.values()
+                if parameter is not None and parameter.requires_grad
+            }
+            state = _Frozen([module for module in modules if module.training], list(parameters))
             for module in state.training:
                 module.training = False
             for parameter in state.parameters:
