@@ -7,7 +7,8 @@ functions in plain PyTorch.
 
 A *mask* ``[N, D]`` holds 0 or 1 for each of D neurons of N inputs. *Words* are the same mask
 packed: int64 ``[N, ceil(D / 64)]`` with neuron d in bit ``d % 64`` of word ``d // 64`` and the tail
-bits zero. Rows of words may be slices of wider rows; no copy is made of them.
+bits zero: ops that are not told D count every bit. Rows of words may be slices of wider rows; no
+copy is made of them.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ def pack_bits(mask: Tensor) -> Tensor:
 
     Args:
         mask (Tensor[N, D]): bool, integer or floating point, any strides. Every nonzero value
-            counts as 1, NaN included.
+            counts as 1, NaN included; -0.0 is 0.
 
     Returns:
         Tensor[N, ceil(D / 64)]: int64, neuron d in bit ``d % 64`` of word ``d // 64``, tail bits

@@ -137,6 +137,8 @@ def binarize(importance: Tensor, sigma: float = 1.0, gamma: float = 2.0) -> Tens
 def pack_bits(mask: Tensor) -> Tensor:
     """Reference of :func:`pathways.ops.pack_bits`: ``[N, D]`` to int64 ``[N, ceil(D / 64)]``.
 
+    Every nonzero value is a one. NaN is not zero, and -0.0 is.
+
     Example:
         >>> import torch
         >>> pack_bits(torch.tensor([[1, 0, 1]]))
