@@ -48,20 +48,4 @@ void dispatch_floating(ScalarType type, Function&& function) {
   }
 }
 
-template <typename Function>
-void dispatch_activation(Activation activation, Function&& function) {
-  switch (activation) {
-    case Activation::kNone:
-      return function(std::integral_constant<Activation, Activation::kNone>{});
-    case Activation::kRelu:
-      return function(std::integral_constant<Activation, Activation::kRelu>{});
-    case Activation::kRelu6:
-      return function(std::integral_constant<Activation, Activation::kRelu6>{});
-    case Activation::kSilu:
-      return function(std::integral_constant<Activation, Activation::kSilu>{});
-    case Activation::kGelu:
-      return function(std::integral_constant<Activation, Activation::kGelu>{});
-  }
-}
-
 }  // namespace pathways

@@ -4,7 +4,7 @@
 // <name>_loops.cpp files only (variant.h).
 
 #include "element_type.h"
-#include "lanes.h"
+#include "narrow_lanes.h"
 
 namespace pathways {
 namespace PATHWAYS_VARIANT {
