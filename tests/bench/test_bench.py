@@ -113,7 +113,8 @@ def test_register_loop_counts(tmp_path):
 def test_peak_memory_sees_what_is_freed_again():
     size = 200 << 20
     peak = overlap_memory.peak_beyond(lambda: torch.ones(size, dtype=torch.uint8))
-    assert size <= peak < 1.1 * size
+    # Linux counts the pages of a process in batches.
+    assert 0.99 * size <= peak < 1.1 * size
     assert overlap_memory.peak_beyond(lambda: None) < 1 << 20
 
 
