@@ -20,6 +20,7 @@
 
 #include "../core/activations.h"
 #include "../core/bits.h"
+#include "../core/element_type.h"
 #include "../core/gated_shape.h"
 
 namespace pathways {
@@ -65,6 +66,17 @@ inline const char* dtype_name(ScalarType type) {
     case ScalarType::ComplexFloat: return "complex64";
     case ScalarType::ComplexDouble: return "complex128";
     default: return "an unsupported dtype";
+  }
+}
+
+// Only the types that the checks of floating-point ops and gates let through.
+inline ElementType element_type(ScalarType type) {
+  switch (type) {
+    case ScalarType::Double: return ElementType::kDouble;
+    case ScalarType::Half: return ElementType::kHalf;
+    case ScalarType::BFloat16: return ElementType::kBFloat16;
+    case ScalarType::Bool: return ElementType::kBool;
+    default: return ElementType::kFloat;
   }
 }
 

@@ -8,7 +8,7 @@
 
 using namespace host_cuda;
 using pathways::Activation;
-using pathways::cuda::ElementType;
+using pathways::ElementType;
 
 extern "C" {
 

@@ -12,7 +12,7 @@ PATHWAYS_LANES Lanes<C> threshold(const Lanes<C>& importance) {
   return select(importance > all(C(0.5)), all(C(1)), all(C(0)));
 }
 
-template <typename T, typename C = Compute<T>>
+template <typename T, typename C = ComputeType<T>>
 bool forward(const T* from, T* to, int64_t count) {
   constexpr int64_t kStep = Lanes<C>::kCount;
   Mask<C> nan = all(C(0)) != all(C(0));
@@ -43,7 +43,7 @@ PATHWAYS_LANES Lanes<C> slope(const Lanes<C>& importance, C inverse_variance,
   return select(inside, all(-scale) * (all(C(2)) + e) / e, all(C(0)));
 }
 
-template <typename T, typename C = Compute<T>>
+template <typename T, typename C = ComputeType<T>>
 void backward(const T* grad, const T* from, T* to, int64_t count,
               C inverse_variance, C scale) {
   constexpr int64_t kStep = Lanes<C>::kCount;
@@ -75,7 +75,7 @@ void backward_any(ElementType type, const void* grad, const void* importance,
                   double scale) {
   with_type(type, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    using C = Compute<T>;
+    using C = ComputeType<T>;
     backward(static_cast<const T*>(grad), static_cast<const T*>(importance),
              static_cast<T*>(result), count, static_cast<C>(inverse_variance),
              static_cast<C>(scale));

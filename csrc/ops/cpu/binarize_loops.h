@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "element_type.h"
+#include "../../core/element_type.h"
 #include "variant.h"
 
 namespace pathways {

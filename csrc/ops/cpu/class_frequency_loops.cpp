@@ -17,10 +17,6 @@ constexpr int64_t kBatch = 16;
 constexpr int64_t kFlushRows = 240;
 constexpr int64_t kVectors = kFrequencyWords / kVectorWords;
 
-constexpr int64_t smaller(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-
 struct Planes {
   Words plane[kVectors][kPlanes];
 };
@@ -70,7 +66,7 @@ void add_planes(const Planes& planes, int64_t words, int64_t bits,
     }
     uint8_t sum[Bytes::kCount];
     store(sum, sums);
-    const int64_t count = smaller(bits - w * 64, 64);
+    const int64_t count = min_of(bits - w * 64, 64);
     for (int64_t i = 0; i < count; ++i) {
       counts[w * 64 + i] += sum[i];
     }
@@ -96,7 +92,7 @@ void add_frequencies(const BitMatrix& matrix, RowRange rows, int64_t first_word,
   int64_t n = 0;
   while (n < rows.count) {
     Planes planes = {};
-    const int64_t end = smaller(n + kFlushRows, rows.count);
+    const int64_t end = min_of(n + kFlushRows, rows.count);
     for (; n < end; n += kBatch) {
       const uint64_t* row[kBatch];
       for (int64_t i = 0; i < kBatch; ++i) {

@@ -58,7 +58,7 @@ inline int64_t period_of(const GatedShape& shape) {
   return whole * std::max<int64_t>(1, kEnough / whole);
 }
 
-// Owns what a GatedCall points to. `input` is dense and not empty.
+// Owns what a GatedCall points to. `input` is dense.
 class GatedArguments {
  public:
   GatedArguments(const GatedPlan& plan, const Tensor& input, const Tensor& gate,

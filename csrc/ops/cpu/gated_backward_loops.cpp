@@ -178,9 +178,9 @@ struct ElementChunk {
 // the call, or else with `gate` or `one_gate`.
 template <typename T, typename Run>
 PATHWAYS_LANES void with_chunk(const GatedBackwardCall& call, int64_t at,
-                               int64_t count, const Compute<T>* gate,
-                               Compute<T> one_gate, const Run& run) {
-  using C = Compute<T>;
+                               int64_t count, const ComputeType<T>* gate,
+                               ComputeType<T> one_gate, const Run& run) {
+  using C = ComputeType<T>;
   C grad_buffer[kBlock];
   C x_buffer[kBlock];
   C gate_buffer[kBlock];
@@ -204,10 +204,10 @@ PATHWAYS_LANES void with_chunk(const GatedBackwardCall& call, int64_t at,
     chunk.past = false;
     run(chunk);
     if (grad_x) {
-      narrowed(grad_x_buffer, grad_x, count);
+      convert(grad_x_buffer, grad_x, count);
     }
     if (call.grad_gate && narrow_gate) {
-      narrowed(grad_gate_buffer, static_cast<T*>(call.grad_gate) + at, count);
+      convert(grad_gate_buffer, static_cast<T*>(call.grad_gate) + at, count);
     }
   } else {
     chunk.grad_x = grad_x;
@@ -217,7 +217,7 @@ PATHWAYS_LANES void with_chunk(const GatedBackwardCall& call, int64_t at,
   }
 }
 
-template <typename T, typename C = Compute<T>>
+template <typename T, typename C = ComputeType<T>>
 void contiguous(const GatedBackwardCall& call, int64_t begin, int64_t end) {
   const GatedShape& shape = call.shape;
   const auto run = row_of<ChannelChunk<C>::template With>(call.activation);
@@ -268,7 +268,7 @@ void sum_positions(const C* sums, int64_t period, int64_t channels,
   }
 }
 
-template <typename T, typename C = Compute<T>>
+template <typename T, typename C = ComputeType<T>>
 void innermost(const GatedBackwardCall& call, int64_t task, void* scratch) {
   const GatedShape& shape = call.shape;
   const auto run = row_of<ElementChunk<C>::template With>(call.activation);

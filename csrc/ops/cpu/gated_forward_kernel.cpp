@@ -18,7 +18,8 @@ void gate_into(const Tensor& input, const Tensor& output, const Tensor& gate,
   arguments.fill(&call);
   call.y = output.mutable_data_ptr();
   call.large = size_in_bytes(output) >= kLargeBytes;
-  call.hard = call.shape.channel_innermost && arguments.is_hard();
+  call.plain_masks =
+      call.shape.channel_innermost && call.bare && arguments.is_hard();
   const int64_t grain = gated_grain(call.activation);
   const GatedForwardLoops& loops = gated_forward_loops();
   if (call.shape.channel_innermost) {

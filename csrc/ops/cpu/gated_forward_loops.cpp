@@ -132,14 +132,14 @@ PATHWAYS_LANES void in_blocks(const T* x, T* y, int64_t count, bool past,
     for (int64_t i = 0; i < count; i += kBlock) {
       const int64_t size = min_of(kBlock, count - i);
       row(i, widened(x + i, size, buffer), buffer, size, false);
-      narrowed(buffer, y + i, size);
+      convert(buffer, y + i, size);
     }
   } else {
     row(0, x, y, count, past);
   }
 }
 
-template <typename T, typename C = Compute<T>>
+template <typename T, typename C = ComputeType<T>>
 void contiguous(const GatedForwardCall& call, int64_t begin, int64_t end) {
   const GatedShape& shape = call.shape;
   const auto channel_row =
@@ -155,7 +155,12 @@ void contiguous(const GatedForwardCall& call, int64_t begin, int64_t end) {
   const bool past = call.large && call.x != call.y;
   int64_t row = begin / shape.space;
   int64_t c = row % shape.channels;
-  for (int64_t i = begin; i < end; ++row) {
+  // Not by division: rows can be short.
+  const auto next_row = [&] {
+    ++row;
+    c = c + 1 == shape.channels ? 0 : c + 1;
+  };
+  for (int64_t i = begin; i < end; next_row()) {
     int64_t count = min_of((row + 1) * shape.space, end) - i;
     if (shape.unit) {
       in_blocks(
@@ -172,8 +177,7 @@ void contiguous(const GatedForwardCall& call, int64_t begin, int64_t end) {
       while (call.bare && shape.per_input && i + count < end &&
              gates[row + 1] == gate) {
         count = min_of(count + shape.space, end - i);
-        ++row;
-        c = c + 1 == shape.channels ? 0 : c + 1;
+        next_row();
       }
       if (gate == C(0)) {
         in_blocks(x + i, y + i, count, call.large,
@@ -190,14 +194,13 @@ void contiguous(const GatedForwardCall& call, int64_t begin, int64_t end) {
       }
     }
     i += count;
-    c = c + 1 == shape.channels ? 0 : c + 1;
   }
   if (call.large) {
     stream_end();
   }
 }
 
-template <typename T, typename C = Compute<T>>
+template <typename T, typename C = ComputeType<T>>
 void innermost(const GatedForwardCall& call, int64_t begin, int64_t end) {
   const GatedShape& shape = call.shape;
   const auto element_row =
@@ -206,7 +209,7 @@ void innermost(const GatedForwardCall& call, int64_t begin, int64_t end) {
   const int64_t per_input = shape.space * shape.channels;
   const bool past = call.large && call.x != call.y;
   const Companions companions =
-      call.hard && call.bare ? Companions::kNone : Companions::kForElements;
+      call.plain_masks ? Companions::kNone : Companions::kForElements;
   const C* biases = static_cast<const C*>(call.bias);
   const C* baselines = static_cast<const C*>(call.baseline);
   for (int64_t index = begin; index < end; ++index) {

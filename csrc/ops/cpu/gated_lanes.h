@@ -17,34 +17,12 @@ namespace {
 
 constexpr int64_t kBlock = kSumChunk;
 
-PATHWAYS_LANES int64_t min_of(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-
 template <typename T>
-constexpr bool kNarrow = !std::is_same_v<T, Compute<T>>;
+constexpr bool kNarrow = !std::is_same_v<T, ComputeType<T>>;
 
-// `count` numbers of the compute type: `from` itself, or a copy in `buffer`.
-template <typename T>
-PATHWAYS_LANES const Compute<T>* widened(const T* from, int64_t count,
-                                         Compute<T>* buffer) {
-  if constexpr (kNarrow<T>) {
-    int64_t i = 0;
-    for (; i + Lanes<float>::kCount <= count; i += Lanes<float>::kCount) {
-      store(buffer + i, load(from + i));
-    }
-    if (i < count) {
-      store_part(buffer + i, load_part(from + i, count - i), count - i);
-    }
-    return buffer;
-  } else {
-    return from;
-  }
-}
-
-// Rounds `count` numbers of a buffer to a narrow type.
-template <typename T>
-PATHWAYS_LANES void narrowed(const float* from, T* to, int64_t count) {
+// `count` numbers of a narrow type to float, or of float rounded to one.
+template <typename From, typename To>
+PATHWAYS_LANES void convert(const From* from, To* to, int64_t count) {
   int64_t i = 0;
   for (; i + Lanes<float>::kCount <= count; i += Lanes<float>::kCount) {
     store(to + i, load(from + i));
@@ -54,17 +32,29 @@ PATHWAYS_LANES void narrowed(const float* from, T* to, int64_t count) {
   }
 }
 
+// `count` numbers of the compute type: `from` itself, or a copy in `buffer`.
+template <typename T>
+PATHWAYS_LANES const ComputeType<T>* widened(const T* from, int64_t count,
+                                             ComputeType<T>* buffer) {
+  if constexpr (kNarrow<T>) {
+    convert(from, buffer, count);
+    return buffer;
+  } else {
+    return from;
+  }
+}
+
 // A unit gate has the type of x or its compute type.
 template <typename T>
-PATHWAYS_LANES const Compute<T>* widened_gate(const GatedCall& call, int64_t at,
-                                              int64_t count,
-                                              Compute<T>* buffer) {
+PATHWAYS_LANES const ComputeType<T>* widened_gate(const GatedCall& call,
+                                                  int64_t at, int64_t count,
+                                                  ComputeType<T>* buffer) {
   if constexpr (kNarrow<T>) {
     if (call.gate_type == call.type) {
       return widened(static_cast<const T*>(call.gate) + at, count, buffer);
     }
   }
-  return static_cast<const Compute<T>*>(call.gate) + at;
+  return static_cast<const ComputeType<T>*>(call.gate) + at;
 }
 
 // The entry of a table of functions with one for each activation.

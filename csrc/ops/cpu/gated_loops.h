@@ -6,8 +6,8 @@
 #include <cstdint>
 
 #include "../../core/activations.h"
+#include "../../core/element_type.h"
 #include "../../core/gated_shape.h"
-#include "element_type.h"
 #include "variant.h"
 
 namespace pathways {
@@ -36,8 +36,9 @@ struct GatedCall {
 };
 
 struct GatedForwardCall : GatedCall {
-  void* y;    // may be x
-  bool hard;  // every gate is known to be 0 or 1
+  void* y;  // may be x
+  // Channels innermost: bare, and every gate is 0 or 1.
+  bool plain_masks;
   // Large results go past the caches.
   bool large;
 };

@@ -3,17 +3,12 @@
 // From an ElementType to the type that the lanes load and store. For
 // <name>_loops.cpp files only (variant.h).
 
-#include "element_type.h"
+#include "../../core/element_type.h"
 #include "narrow_lanes.h"
 
 namespace pathways {
 namespace PATHWAYS_VARIANT {
 namespace {
-
-template <typename T>
-struct TypeTag {
-  using type = T;
-};
 
 // Calls function(TypeTag<T>{}).
 template <typename Function>

@@ -10,6 +10,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "../../core/element_type.h"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -30,9 +32,9 @@ constexpr int kRegisterBytes = 16;
 constexpr int kLaneBytes = 64;
 constexpr int kParts = kLaneBytes / kRegisterBytes;
 
-// What a type is computed in.
-template <typename T>
-using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
+PATHWAYS_LANES constexpr int64_t min_of(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
 
 template <typename T, int kBytes>
 struct RegisterOf {
@@ -181,7 +183,7 @@ PATHWAYS_LANES void store(T* to, const Lanes<T>& value) {
 // The first `count` < kCount numbers; the other lanes are zero.
 template <typename T>
 PATHWAYS_LANES auto load_part(const T* from, int64_t count) {
-  T values[Lanes<Compute<T>>::kCount] = {};
+  T values[Lanes<ComputeType<T>>::kCount] = {};
   for (int64_t i = 0; i < count; ++i) {
     values[i] = from[i];
   }

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "../../core/activations.h"
+#include "../../core/element_type.h"
 #include "../../core/gated_shape.h"
 #include "../../core/quantizer.h"
 #include "bit_product.h"
@@ -32,8 +33,6 @@ const char* select_device(int index, void* stream, Device* device);
 
 // What the launches since the last call reported: null, or what went wrong.
 const char* take_launch_error();
-
-enum class ElementType : int32_t { kFloat, kDouble, kHalf, kBFloat16, kBool };
 
 struct ConstElements {
   const void* data;

@@ -44,17 +44,6 @@ class LaunchScope {
   Device device_{};
 };
 
-// Only the types that the checks let through.
-inline ElementType element_type(ScalarType type) {
-  switch (type) {
-    case ScalarType::Double: return ElementType::kDouble;
-    case ScalarType::Half: return ElementType::kHalf;
-    case ScalarType::BFloat16: return ElementType::kBFloat16;
-    case ScalarType::Bool: return ElementType::kBool;
-    default: return ElementType::kFloat;
-  }
-}
-
 inline ConstElements const_elements(const Tensor& tensor) {
   return {tensor.const_data_ptr(), element_type(tensor.scalar_type())};
 }
