@@ -16,12 +16,31 @@ uint64_t pack_word(const T* from, int64_t stride, int64_t count,
   return word;
 }
 
+// How far ahead a mask is read. It leaves the caches sooner than anything else
+// of its size in bits, and from there on the rate of reading decides: 16 KiB
+// ahead took 3/4 of the time of the processor's own prefetching, which ends at
+// every page, and 4 KiB ahead more time than none.
+constexpr int64_t kAheadBytes = 1 << 14;
+
+template <typename T>
+PATHWAYS_LANES void prefetch(const T* from) {
+  const char* ahead = reinterpret_cast<const char*>(from) + kAheadBytes;
+  for (size_t i = 0; i < sizeof(T); ++i) {
+    __builtin_prefetch(ahead + 64 * i);
+  }
+}
+
 template <typename T>
 void pack_as(const T* from, int64_t stride, int64_t size, T significant,
              uint64_t* words) {
+  if (stride == 1) {
+    for (; size >= 64; size -= 64, from += 64, ++words) {
+      prefetch(from);
+      *words = nonzero(from, significant);
+    }
+  }
   for (; size >= 64; size -= 64, from += 64 * stride, ++words) {
-    *words = stride == 1 ? nonzero(from, significant)
-                         : pack_word(from, stride, 64, significant);
+    *words = pack_word(from, stride, 64, significant);
   }
   if (size > 0) {
     *words = pack_word(from, stride, size, significant);
