@@ -4,44 +4,36 @@
 // through the dispatcher. Each can go when the stable headers gain a function
 // of its own.
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <array>
 #include <optional>
-#include <vector>
 
 #include "check.h"
 
 namespace pathways {
 
-// aten::new_empty_strided: an uninitialised tensor with these sizes and strides
-// on the device of `like`.
-inline Tensor new_empty_strided(const Tensor& like,
-                                const std::vector<int64_t>& sizes,
-                                const std::vector<int64_t>& strides,
-                                ScalarType type) {
-  std::array<StableIValue, 7> stack{
-      torch::stable::detail::from(like),
-      torch::stable::detail::from(sizes),
-      torch::stable::detail::from(strides),
-      torch::stable::detail::from(std::optional<ScalarType>(type)),
-      torch::stable::detail::from(std::optional<torch::headeronly::Layout>()),
-      torch::stable::detail::from(std::optional<torch::stable::Device>()),
-      torch::stable::detail::from(std::optional<bool>()),
-  };
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(
-      "aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
+// An uninitialised tensor with the sizes, strides and device of `like`, which
+// must be dense. Not by torch::stable::empty_like: that goes through the boxed
+// dispatcher, which takes longer than a small kernel.
+inline Tensor empty_in_layout_of(const Tensor& like, ScalarType type) {
+  int32_t device_type = 0;
+  int32_t device_index = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      like.dim(), like.sizes().data(), like.strides().data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
+      device_type, device_index, &handle));
+  return Tensor(handle);
 }
 
-// An uninitialised tensor of another dtype with the sizes and the strides of
-// `like`, which must be dense.
-inline Tensor empty_in_layout_of(const Tensor& like, ScalarType type) {
-  std::vector<int64_t> sizes(like.sizes().begin(), like.sizes().end());
-  std::vector<int64_t> strides(like.strides().begin(), like.strides().end());
-  return new_empty_strided(like, sizes, strides, type);
+inline Tensor empty_in_layout_of(const Tensor& like) {
+  return empty_in_layout_of(like, like.scalar_type());
 }
 
 // `tensor` with the memory order of the dense tensor `like` of the same shape,

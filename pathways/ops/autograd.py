@@ -52,24 +52,40 @@ def _is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
     return True
 
 
-def call(
-    op: Any, tensors: tuple[Tensor | None, ...], *, written: Tensor | None = None, **kwargs: Any
+def call_gated(
+    op: Any,
+    x: Tensor,
+    gate: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    baseline: Tensor | None,
+    *,
+    written: Tensor | None = None,
 ) -> Any:
-    """Call ``op``, past autograd at once where autograd would only hand the call on.
+    """Call a gating op, past autograd at once where autograd would only hand the call on.
 
     The kernels of this file are in Python: on the way through one a call takes twice the time.
 
     Args:
         op (OpOverload): what to call.
-        tensors (tuple): those of its arguments that could need a gradient.
+        x, gate, bias, activation, baseline: its arguments.
         written (Tensor, optional): the argument that the op writes into.
-        **kwargs: all its arguments.
     """
-    # In inference mode the dispatcher leaves autograd out by itself.
-    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or not _is_plain(tensors):
-        return op(**kwargs)
-    with torch._C._AutoDispatchBelowAutograd():
-        result = op(**kwargs)
+    # Only what is given: to match an argument by name costs as much as to check all of them here.
+    options: dict[str, Any] = {"activation": activation}
+    if bias is not None:
+        options["bias"] = bias
+    if baseline is not None:
+        options["baseline"] = baseline
+    if torch.compiler.is_compiling() or not _is_plain((x, gate, bias, baseline)):
+        return op(x, gate, **options)
+    # _op is what OpOverload.__call__ hands everything to. In inference mode the dispatcher leaves
+    # autograd out by itself.
+    if torch.is_inference_mode_enabled():
+        result = op._op(x, gate, **options)
+    else:
+        with torch._C._AutoDispatchBelowAutograd():
+            result = op._op(x, gate, **options)
     if written is not None:
         _bump_version(written)
     return result

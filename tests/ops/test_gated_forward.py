@@ -264,11 +264,14 @@ def test_no_gradient_is_recorded_without_need():
         assert torch.equal(ops.gated_forward_(torch.ones(1, 3), gate[:1]), gate[:1])
 
 
-def test_in_place_is_noticed_by_autograd():
+@pytest.mark.parametrize("inference", [False, True])
+def test_in_place_is_noticed_by_autograd(inference):
+    """Inference mode leaves autograd out, but x may be from outside of it."""
     x = torch.randn(2, 3)
     w = torch.randn(2, 3, requires_grad=True)
     y = w * x
-    ops.gated_forward_(x, torch.zeros(3))
+    with torch.inference_mode(inference):
+        ops.gated_forward_(x, torch.zeros(3))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
 

@@ -18,7 +18,7 @@ constexpr int64_t kGrain = 32768;
 Tensor binarize_kernel(const Tensor& importance, double sigma, double gamma) {
   check_binarize("binarize", importance, sigma, gamma);
   const Tensor input = contiguous_as(importance, importance.scalar_type());
-  Tensor output = torch::stable::empty_like(input);
+  Tensor output = empty_in_layout_of(input);
   std::atomic<bool> found_nan{false};
   const ElementType type = element_type(input.scalar_type());
   const int64_t bytes = element_bytes(type);
@@ -41,7 +41,7 @@ Tensor binarize_backward_kernel(const Tensor& grad, const Tensor& importance,
   check_binarize_backward("_binarize_backward", grad, importance, sigma, gamma);
   const Tensor input = contiguous_as(importance, importance.scalar_type());
   const Tensor incoming = contiguous_as(grad, grad.scalar_type());
-  Tensor output = torch::stable::empty_like(input);
+  Tensor output = empty_in_layout_of(input);
   const QuantizerConstants constants = quantizer_constants(sigma, gamma);
   const ElementType type = element_type(input.scalar_type());
   const int64_t bytes = element_bytes(type);

@@ -111,8 +111,17 @@ class GatedArguments {
                        [](C value) { return value == C(0) || value == C(1); });
   }
 
-  // Numbers of the compute type, as bytes.
-  using Numbers = std::vector<char>;
+  // Numbers of the compute type, as bytes. On a boundary of lanes: half of the
+  // loads of a loop over channels are of gates.
+  struct alignas(64) Line {
+    char bytes[64];
+  };
+  using Numbers = std::vector<Line>;
+
+  static Numbers room_for(int64_t bytes) {
+    constexpr int64_t kLine = sizeof(Line);
+    return Numbers(static_cast<size_t>((bytes + kLine - 1) / kLine));
+  }
 
   int64_t compute_bytes() const {
     return type_ == ScalarType::Double ? sizeof(double) : sizeof(float);
@@ -124,8 +133,8 @@ class GatedArguments {
     const int64_t row_bytes = shape_.channels * bytes;
     const int64_t times = row_bytes == 0 ? 0 : period_ / shape_.channels;
     const char* from = static_cast<const char*>(source.const_data_ptr());
-    Numbers numbers(static_cast<size_t>(rows * period_ * bytes));
-    char* to = numbers.data();
+    Numbers numbers = room_for(rows * period_ * bytes);
+    char* to = reinterpret_cast<char*>(numbers.data());
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t k = 0; k < times; ++k, to += row_bytes) {
         std::copy(from + row * row_bytes, from + (row + 1) * row_bytes, to);
@@ -139,7 +148,7 @@ class GatedArguments {
     if (vector.has_value()) {
       return repeated(contiguous_as(*vector, compute_type(type_)), 1);
     }
-    Numbers numbers(static_cast<size_t>(period_ * compute_bytes()));
+    Numbers numbers = room_for(period_ * compute_bytes());
     if (type_ == ScalarType::Double) {
       std::fill_n(reinterpret_cast<double*>(numbers.data()), period_,
                   otherwise);

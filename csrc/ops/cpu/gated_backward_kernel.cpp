@@ -88,7 +88,7 @@ std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(
     const std::vector<int64_t> sizes{0};
     return torch::stable::new_empty(like, sizes, like.scalar_type());
   };
-  const Tensor grad_x = need_x ? torch::stable::empty_like(input) : nothing(x);
+  const Tensor grad_x = need_x ? empty_in_layout_of(input) : nothing(x);
   prefer_huge_pages(grad_x);
 
   const Tensor incoming = in_layout_of(grad, input, input.scalar_type());

@@ -42,7 +42,7 @@ Tensor gated_forward_kernel(const Tensor& x, const Tensor& gate,
   const GatedPlan plan =
       plan_gated("gated_forward", x, gate, bias, activation, baseline);
   const Tensor input = dense_input(x, plan);
-  Tensor output = torch::stable::empty_like(input);
+  Tensor output = empty_in_layout_of(input);
   if (output.numel() != 0) {
     prefer_huge_pages(output);
     gate_into(input, output, gate, plan, bias, baseline);

@@ -10,7 +10,7 @@ Tensor binarize_kernel(const Tensor& importance, double sigma, double gamma) {
   check_binarize("binarize", importance, sigma, gamma);
   const LaunchScope scope("binarize", importance);
   const Tensor input = torch::stable::contiguous(importance);
-  const Tensor output = torch::stable::empty_like(input);
+  const Tensor output = empty_in_layout_of(input);
   binarize(element_type(input.scalar_type()), input.const_data_ptr(),
            input.numel(), output.mutable_data_ptr(), scope.device());
   scope.check();
@@ -23,7 +23,7 @@ Tensor binarize_backward_kernel(const Tensor& grad, const Tensor& importance,
   const LaunchScope scope("_binarize_backward", importance);
   const Tensor input = torch::stable::contiguous(importance);
   const Tensor incoming = torch::stable::contiguous(grad);
-  const Tensor output = torch::stable::empty_like(input);
+  const Tensor output = empty_in_layout_of(input);
   binarize_backward(element_type(input.scalar_type()),
                     incoming.const_data_ptr(), input.const_data_ptr(),
                     input.numel(), quantizer_constants(sigma, gamma),

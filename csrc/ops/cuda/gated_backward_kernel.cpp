@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(
   const Tensor incoming = in_layout_of(grad, input, input.scalar_type());
   const Tensor gates = gate_for(gate, input, plan);
   const Tensor grad_x =
-      need_x ? torch::stable::empty_like(input)
+      need_x ? empty_in_layout_of(input)
              : torch::stable::new_empty(x, nothing, x.scalar_type());
   Tensor grad_gate =
       torch::stable::new_empty(gate, nothing, gate.scalar_type());

@@ -35,7 +35,7 @@ Tensor gated_forward_kernel(const Tensor& x, const Tensor& gate,
   const char* op = "gated_forward";
   const GatedPlan plan = plan_gated(op, x, gate, bias, activation, baseline);
   const Tensor input = dense_input(x, plan);
-  const Tensor output = torch::stable::empty_like(input);
+  const Tensor output = empty_in_layout_of(input);
   if (output.numel() != 0) {
     gate_into(op, input, output, gate, plan, bias, baseline);
   }
