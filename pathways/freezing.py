@@ -42,9 +42,10 @@ def _modules(model: nn.Module) -> list[nn.Module]:
 def frozen(model: nn.Module) -> Iterator[None]:
     """Eval mode and no parameter gradients inside; modes and flags are put back on exit.
 
-    Parameters only have to be frozen while the graph is recorded: autograd looks at
-    ``requires_grad`` during the forward pass. Of runs that overlap (nested ones, or threads) the
-    last one to end puts the model back.
+    Parameters only have to be frozen during the forward pass, when autograd looks at
+    ``requires_grad``. They are frozen also where no graph is recorded: a matrix product may round
+    differently where a weight requires a gradient. Of runs that overlap (nested ones, or threads)
+    the last one to end puts the model back.
     """
     with _frozen_lock:
         state = _frozen.get(model)

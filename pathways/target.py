@@ -103,6 +103,9 @@ class GatedTarget:
         self.num_classes: int = logits.shape[1]
         chosen = {site: position for position, site in enumerate(self.sites)}
         self._site_of_call: list[int | None] = [chosen.get(site) for site, _ in found]
+        # For what happens at every call: what else runs there is arithmetic of microseconds.
+        self._channels = [site.channels for site in self.sites]
+        self._channel_dims = [site.channel_dim for site in self.sites]
         self._overwritten: set[int] = set()
         self._overwrites_input = False
         self._find_overwritten(example_input)
@@ -355,13 +358,13 @@ class GatedTarget:
             site = self._site_of_call[call]
             if site is None:
                 return func(*args, **kwargs)
-            source: Tensor = args[0] if args else kwargs["input"]
-            shape, channels = source.shape, self.sites[site].channels
-            if (shape[0], shape[self.sites[site].channel_dim]) != (images.shape[0], channels):
+            shape = (args[0] if args else kwargs["input"]).shape
+            channels = self._channels[site]
+            if shape[0] != batch or shape[self._channel_dims[site]] != channels:
                 raise RuntimeError(
                     self._mismatch(
                         f"site {self.sites[site].key} has {tuple(shape)} activations, not "
-                        f"{channels} channels of {images.shape[0]} inputs"
+                        f"{channels} channels of {batch} inputs"
                     )
                 )
             if gates is None:
@@ -378,6 +381,7 @@ class GatedTarget:
             return self._gated_activation(site, gates[site], func, args, kwargs, name, observe)
 
         self._check_images(images)
+        batch = images.shape[0]
         recording = torch.is_grad_enabled() and any(
             tensor.requires_grad for tensor in (images, *(gates or ()))
         )
@@ -426,12 +430,13 @@ class GatedTarget:
         activation: str = "none",
         inplace: bool = False,
     ) -> Tensor:
-        baseline = None if self._baseline is None else self._baseline[site].to(x.device, x.dtype)
-        per_unit = baseline if baseline is not None and baseline.dim() > 1 else None
-        if baseline is not None and per_unit is not None:
-            baseline = None
+        baseline = per_unit = None
+        if self._baseline is not None:
+            value = self._baseline[site].to(x.device, x.dtype)
+            baseline, per_unit = (None, value) if value.dim() > 1 else (value, None)
         view = self._channels_first(site, x)
-        gate = gate.to(x.dtype) if gate.is_floating_point() else gate
+        if gate.dtype != x.dtype and gate.is_floating_point():
+            gate = gate.to(x.dtype)
         if inplace:
             ops.gated_forward_(view, gate, baseline=baseline, activation=activation)
             if per_unit is not None:
@@ -440,10 +445,10 @@ class GatedTarget:
         output = ops.gated_forward(view, gate, baseline=baseline, activation=activation)
         if per_unit is not None:
             output = output + (1 - gate.to(x.dtype)) * per_unit
-        return output if self.sites[site].channel_dim == 1 else output.movedim(1, -1)
+        return output if self._channel_dims[site] == 1 else output.movedim(1, -1)
 
     def _channels_first(self, site: int, x: Tensor) -> Tensor:
-        return x if self.sites[site].channel_dim == 1 else x.movedim(-1, 1)
+        return x if self._channel_dims[site] == 1 else x.movedim(-1, 1)
 
     def _check_images(self, images: Tensor) -> None:
         if not isinstance(images, Tensor) or images.dim() == 0:
