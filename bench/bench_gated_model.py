@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +12,7 @@ import torch
 from contest import INFORMATION, Limit, Peer, at_most
 
 import pathways
+from pathways import ops
 from pathways.models import resnet20
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10_resnet20.safetensors"
@@ -82,3 +85,20 @@ def test_cost_of_a_call(contest, figure, model):
         extra = (row["ours"]["median_ms"] - peer["median_ms"]) / sites
         what = f"batch 1, extra time a site beside {peer['name']}"
         figure("gated model", what, 1e3 * extra, "us")
+
+
+@torch.inference_mode()
+def test_cost_of_a_cold_call(figure, size):
+    """The call of an op on four numbers, after arithmetic on so much memory: Python gets cold."""
+    x, gate = torch.ones(1, 4), torch.ones(1, 4)
+    rounds = max(size.least, 2 * size.most)
+    for megabytes in (0, 4, 16, 64):
+        streamed = torch.zeros(megabytes * 250_000)
+        seconds = []
+        for _ in range(rounds):
+            streamed.add_(1).mul_(2)
+            start = time.perf_counter()
+            ops.gated_forward(x, gate, activation="relu")
+            seconds.append(time.perf_counter() - start)
+        what = f"one call on 4 numbers after arithmetic on {megabytes} MB"
+        figure("gated model", what, 1e6 * statistics.median(seconds), "us")
