@@ -7,7 +7,7 @@ namespace {
 template <typename T>
 PATHWAYS_LANES int64_t elements_to_boundary(const T* address) {
   const auto past = reinterpret_cast<uintptr_t>(address) % kLaneBytes;
-  return static_cast<int64_t>((kLaneBytes - past) / sizeof(T));
+  return past == 0 ? 0 : static_cast<int64_t>((kLaneBytes - past) / sizeof(T));
 }
 
 // How a result meets the caches.
@@ -47,9 +47,17 @@ PATHWAYS_LANES void for_steps(C* y, int64_t count, Store kind,
       }
       break;
     case Store::kPast:
-      store(y, body(0));
-      for (i = elements_to_boundary(y); i < last; i += kStep) {
+      // A line that is stored partly past the caches and partly through them
+      // is fetched for it: only what crosses a boundary is stored through.
+      i = elements_to_boundary(y);
+      if (i != 0) {
+        store(y, body(0));
+      }
+      for (; i < last; i += kStep) {
         stream(y + i, body(i));
+      }
+      if (i == last) {
+        return stream(y + last, end);
       }
       break;
     case Store::kInPlace:
