@@ -1,4 +1,4 @@
-"""Every CPU level of this machine, and the results of all samples at each.
+"""Every CPU level of this machine, how its loops are compiled, and the results of all samples.
 
 A process chooses its level once, so every level takes a process of its own: ``python levels.py
 FILE`` saves the results of all ops at the level that PATHWAYS_CPU_CAPABILITY names.
@@ -7,6 +7,7 @@ FILE`` saves the results of all ops at the level that PATHWAYS_CPU_CAPABILITY na
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,28 @@ def run_python(*arguments: str | Path, **environment: str) -> subprocess.Complet
         text=True,
         cwd=ROOT,
     )
+
+
+def cmake_list(name: str) -> list[str]:
+    """The words of ``set(NAME ...)`` in CMakeLists.txt, with variables put in."""
+    text = (ROOT / "CMakeLists.txt").read_text()
+    found = re.search(rf"^\s*set\(\s*{name}\s([^)]*)\)", text, re.MULTILINE)
+    words = found[1].split() if found else []
+    values = [re.fullmatch(r"\$\{(\w+)\}", word) for word in words]
+    return [
+        item
+        for word, variable in zip(words, values, strict=True)
+        for item in (cmake_list(variable[1]) if variable else [word])
+    ]
+
+
+def compile_loops(compiler: str, source: str | Path, level: str, target: Path) -> None:
+    """Compile a file of inner loops for one level, as CMakeLists.txt does."""
+    flags = ["-std=c++20", "-O3", "-fPIC", "-ffp-contract=off", f"-DPATHWAYS_VARIANT={level}"]
+    flags_of_level = cmake_list(f"PATHWAYS_FLAGS_{level}")
+    assert flags_of_level or level in ("scalar", "neon")
+    command = [compiler, *flags, *flags_of_level, "-c", ROOT / source, "-o", target]
+    subprocess.run(command, check=True)
 
 
 def samples_of(op: str) -> list[Sample]:

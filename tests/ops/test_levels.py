@@ -1,12 +1,11 @@
 """Every CPU level gives the same bits, and its code stays in a namespace of its own."""
 
-import re
 import shutil
 import subprocess
 
 import pytest
 import torch
-from levels import LEVELS, ROOT, run_python, samples_of
+from levels import LEVELS, ROOT, cmake_list, compile_loops, run_python, samples_of
 from samples import OPS
 
 from pathways.ops import reference
@@ -69,19 +68,6 @@ def test_bit_ops_against_reference(op, level, results):
 # --------------------------------------------------------------------------- namespaces
 
 
-def cmake_list(name):
-    """The words of ``set(NAME ...)`` in CMakeLists.txt, with variables put in."""
-    text = (ROOT / "CMakeLists.txt").read_text()
-    found = re.search(rf"^\s*set\(\s*{name}\s([^)]*)\)", text, re.MULTILINE)
-    words = found[1].split() if found else []
-    values = [re.fullmatch(r"\$\{(\w+)\}", word) for word in words]
-    return [
-        item
-        for word, variable in zip(words, values, strict=True)
-        for item in (cmake_list(variable[1]) if variable else [word])
-    ]
-
-
 @pytest.mark.parametrize(
     "level",
     [pytest.param(v, marks=pytest.mark.slow) if v != LEVELS[-1] else v for v in LEVELS],
@@ -94,14 +80,10 @@ def test_loops_define_nothing_outside_their_namespace(level, tmp_path):
     loops = cmake_list("PATHWAYS_CPU_LOOPS")
     assert len(loops) > 1
     assert sorted(ROOT.glob("csrc/ops/cpu/*_loops.cpp")) == sorted(ROOT / name for name in loops)
-    flags = ["-std=c++20", "-O3", "-fPIC", "-ffp-contract=off", f"-DPATHWAYS_VARIANT={level}"]
     for source in loops:
         name = source.removeprefix("csrc/ops/cpu/").removesuffix(".cpp")
         target = tmp_path / f"{name}.o"
-        flags_of_level = cmake_list(f"PATHWAYS_FLAGS_{level}")
-        assert flags_of_level or level in ("scalar", "neon")
-        command = [compiler, *flags, *flags_of_level, "-c", ROOT / source, "-o", target]
-        subprocess.run(command, check=True)
+        compile_loops(compiler, source, level, target)
         listing = subprocess.run(
             [nm, "--extern-only", "--defined-only", "--demangle", target],
             check=True,
