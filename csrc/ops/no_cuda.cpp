@@ -4,10 +4,9 @@
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
-#include <string>
 #include <tuple>
 
-#include "check.h"
+#include "stable.h"
 
 namespace pathways {
 namespace {
@@ -46,14 +45,14 @@ using Vector = const std::optional<Tensor>&;
 
 STABLE_TORCH_LIBRARY_IMPL(pathways, CUDA, m)
 {
-  refuse<"gated_forward", Tensor(const Tensor&, const Tensor&, Vector,
-                                 const std::string&, Vector)>(m);
+  refuse<"gated_forward",
+         Tensor(const Tensor&, const Tensor&, Vector, const Text&, Vector)>(m);
   refuse<"gated_forward_",
-         void(Tensor, const Tensor&, Vector, const std::string&, Vector)>(m);
-  refuse<"_gated_backward",
-         std::tuple<Tensor, Tensor, Tensor>(
-             const Tensor&, const Tensor&, const Tensor&, Vector,
-             const std::string&, Vector, bool, bool, bool)>(m);
+         void(Tensor, const Tensor&, Vector, const Text&, Vector)>(m);
+  refuse<"_gated_backward", std::tuple<Tensor, Tensor, Tensor>(
+                                const Tensor&, const Tensor&, const Tensor&,
+                                Vector, const Text&, Vector, bool, bool, bool)>(
+      m);
   refuse<"binarize", Tensor(const Tensor&, double, double)>(m);
   refuse<"_binarize_backward",
          Tensor(const Tensor&, const Tensor&, double, double)>(m);

@@ -1,8 +1,7 @@
 #pragma once
 
-// Calls that torch/csrc/stable does not offer yet at our target version, made
-// through the dispatcher. Each can go when the stable headers gain a function
-// of its own.
+// What torch/csrc/stable does not offer, or not well, at our target version.
+// Each can go when the stable headers have it.
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
@@ -10,8 +9,35 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
+#include <string>
 
 #include "check.h"
+
+namespace pathways {
+
+// A `str` argument of an op. Not std::string: torch's conversion to one (2.10
+// to 2.14, ToImpl<std::string>) copies the text into a string on the heap that
+// nobody deletes, 48 bytes lost at every call.
+struct Text {
+  std::string value;
+  operator const std::string&() const { return value; }
+};
+
+}  // namespace pathways
+
+template <>
+struct torch::stable::detail::ToImpl<pathways::Text> {
+  static pathways::Text call(StableIValue argument, uint64_t, bool) {
+    const auto handle = torch::stable::detail::to<StringHandle>(argument);
+    size_t length = 0;
+    const char* data = nullptr;
+    TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
+    pathways::Text text{std::string(data, length)};
+    TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    return text;
+  }
+};
 
 namespace pathways {
 

@@ -37,7 +37,7 @@ void gate_into(const Tensor& input, const Tensor& output, const Tensor& gate,
 
 Tensor gated_forward_kernel(const Tensor& x, const Tensor& gate,
                             const std::optional<Tensor>& bias,
-                            const std::string& activation,
+                            const Text& activation,
                             const std::optional<Tensor>& baseline) {
   const GatedPlan plan =
       plan_gated("gated_forward", x, gate, bias, activation, baseline);
@@ -52,7 +52,7 @@ Tensor gated_forward_kernel(const Tensor& x, const Tensor& gate,
 
 void gated_forward_inplace_kernel(Tensor x, const Tensor& gate,
                                   const std::optional<Tensor>& bias,
-                                  const std::string& activation,
+                                  const Text& activation,
                                   const std::optional<Tensor>& baseline) {
   const GatedPlan plan =
       plan_gated("gated_forward_", x, gate, bias, activation, baseline);

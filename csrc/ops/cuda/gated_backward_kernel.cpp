@@ -9,7 +9,7 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor> gated_backward_kernel(
     const Tensor& grad, const Tensor& x, const Tensor& gate,
-    const std::optional<Tensor>& bias, const std::string& activation,
+    const std::optional<Tensor>& bias, const Text& activation,
     const std::optional<Tensor>& baseline, bool need_x, bool need_gate,
     bool need_bias) {
   const char* op = "_gated_backward";

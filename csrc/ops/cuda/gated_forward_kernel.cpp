@@ -30,7 +30,7 @@ void gate_into(const char* op, const Tensor& input, const Tensor& output,
 
 Tensor gated_forward_kernel(const Tensor& x, const Tensor& gate,
                             const std::optional<Tensor>& bias,
-                            const std::string& activation,
+                            const Text& activation,
                             const std::optional<Tensor>& baseline) {
   const char* op = "gated_forward";
   const GatedPlan plan = plan_gated(op, x, gate, bias, activation, baseline);
@@ -44,7 +44,7 @@ Tensor gated_forward_kernel(const Tensor& x, const Tensor& gate,
 
 void gated_forward_inplace_kernel(Tensor x, const Tensor& gate,
                                   const std::optional<Tensor>& bias,
-                                  const std::string& activation,
+                                  const Text& activation,
                                   const std::optional<Tensor>& baseline) {
   const char* op = "gated_forward_";
   const GatedPlan plan = plan_gated(op, x, gate, bias, activation, baseline);
