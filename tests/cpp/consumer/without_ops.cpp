@@ -1,0 +1,15 @@
+// Loads an explainer with libtorch alone; the ops are not there.
+
+#include <torch/script.h>
+
+#include <cstdio>
+
+int main(int, char** arguments) {
+  try {
+    torch::jit::load(arguments[1]);
+  } catch (const c10::Error& error) {
+    std::fprintf(stderr, "%s\n", error.what_without_backtrace());
+    return 1;
+  }
+  return 0;
+}

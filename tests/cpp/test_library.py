@@ -1,0 +1,99 @@
+"""Ops, gradients and explainer, linked by a project that knows find_package only."""
+
+import shutil
+
+import pytest
+import torch
+from cpp_build import HERE, configure, run, tree
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def test_ops_and_gradients(consumer):
+    lines = run(consumer / "checks").stdout.splitlines()
+    assert len(lines) == 17 and all(line.startswith("ok ") for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    "name, granularity",
+    [
+        ("vgg", "channel"),
+        ("vgg", "unit"),
+        ("resnet_reused_inplace", "channel"),
+        ("mobilenet", "channel"),
+        ("shape_controlled", "channel"),
+    ],
+)
+def test_explainer_gives_what_python_gives(consumer, exported, tmp_path, name, granularity):
+    explainer, class_pathways, path = exported(name, granularity)
+    images = torch.randn(3, *explainer.target.example_shape)
+    torch.save(images, tmp_path / "images.pt")
+    run(consumer / "explain", path, tmp_path / "images.pt", tmp_path / "results.pt")
+    results = torch.load(tmp_path / "results.pt")
+    e = explainer(images)
+    ones, first = torch.ones(3, dtype=torch.int64), e.pathway[:1]
+    expected = [
+        e.logits,
+        e.gated_logits,
+        e.importance,
+        e.pathway.words,
+        e.pathway.mask(),
+        torch.ops.pathways.pairwise_iou(e.pathway.words, e.pathway.words),
+        explainer.pathway_gradient(images),
+        explainer.pathway_gradient(images, first, ones),
+        explainer.grad_cam(images),
+        explainer.grad_cam(images, first, ones),
+        explainer.transfer(images, class_pathways),
+        explainer.transfer(images, class_pathways, ones),
+    ]
+    for found, wanted in zip(results, expected, strict=True):
+        if wanted.is_floating_point():
+            torch.testing.assert_close(found, wanted, **CLOSE)
+        else:
+            assert torch.equal(found, wanted)
+
+
+def test_threads_share_an_explainer(consumer, exported):
+    """Equal results, and memory that does not grow: 2 MiB are the noise of malloc's arenas."""
+    done = run(consumer / "threads", exported("vgg")[2], 8, 10_000)
+    assert int(done.stdout) < 2048, f"grew by {done.stdout.strip()} KiB"
+
+
+def test_program_without_the_ops_says_so(consumer, exported):
+    done = run(consumer / "without_ops", exported("vgg")[2], code=1)
+    assert "Unknown builtin op: pathways::" in done.stderr
+
+
+def test_program_needs_no_python(consumer):
+    libraries = run("ldd", consumer / "explain").stdout
+    assert "libpathways.so" in libraries and "not found" not in libraries
+    assert "python" not in libraries
+
+
+@pytest.mark.parametrize("kind", ["install", "wheel"])
+def test_tree_can_be_moved(kind, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(tree(kind), moved)
+    assert "Generating done" in configure(HERE / "consumer", tmp_path / "build", moved)
+    for text in (moved / "lib" / "cmake" / "Pathways").glob("*.cmake"):
+        assert str(tree(kind)) not in text.read_text(), text.name
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (
+            ["-DCMAKE_PREFIX_PATH=PREFIX"],
+            "autograd is compiled against torch, and none was found: add a libtorch",
+        ),
+        (
+            ["-DCMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON"],
+            "explainer needs nlohmann_json, and it was not found",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(options, words, tmp_path):
+    prefix = tree("install")
+    options = [option.replace("PREFIX", str(prefix)) for option in options]
+    printed = configure(HERE / "consumer", tmp_path, prefix, *options, code=1)
+    assert words in " ".join(printed.split())
