@@ -399,6 +399,7 @@ def export(
             out,
             format=kind,
             class_pathways=run.class_pathways,
+            image_shape=run.description.image_shape,
             check=run.example_images(),
         )
         size = out.stat().st_size

@@ -391,6 +391,7 @@ def save_explainer(
     *,
     format: str = "torchscript",
     class_pathways: ClassPathways | None = None,
+    image_shape: Sequence[int] | None = None,
     check: Tensor | None = None,
 ) -> float | None:
     """Write the scripted explainer and compare the file, loaded back, with the eager explainer.
@@ -402,6 +403,7 @@ def save_explainer(
         path (path): file to write.
         format (str): one of ``pathways.export.WRITERS``.
         class_pathways (ClassPathways or None): becomes part of the file.
+        image_shape (sequence of int or None): (C, H, W) of the images, likewise.
         check (Tensor[N, C, H, W] or None): images in [0, 1] to compare on.
 
     Returns:
@@ -420,6 +422,7 @@ def save_explainer(
         preprocessing=preprocessing,
         classes=classes,
         class_pathways=class_pathways,
+        image_shape=image_shape,
     )
     if check is None:
         return None
@@ -511,6 +514,7 @@ def run_pipeline(
         images.classes,
         out / EXPLAINER,
         class_pathways=evaluation.class_pathways,
+        image_shape=images.shape,
         check=as_float(images.test[:8]),
     )
     if progress is not None:

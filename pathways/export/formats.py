@@ -44,6 +44,7 @@ def export_explainer(
     preprocessing: nn.Module | None = None,
     classes: Sequence[str] | None = None,
     class_pathways: ClassPathways | None = None,
+    image_shape: Sequence[int] | None = None,
 ) -> None:
     """Write target, generator and preprocessing as one file that explains without their code.
 
@@ -55,6 +56,8 @@ def export_explainer(
             are model inputs already.
         classes (sequence of str or None): K class names.
         class_pathways (ClassPathways or None): pathways for ``transfer``.
+        image_shape (sequence of int or None): (C, H, W) of the images, for programs that read image
+            files; None where that is open.
 
     Raises:
         ExportError: the target cannot be rewritten; the sentence names the module and the line.
@@ -77,7 +80,7 @@ def export_explainer(
     """
     if format not in WRITERS:
         raise ValueError(f"export: format must be one of {', '.join(WRITERS)}, got {format!r}")
-    module = ScriptedExplainer(explainer, preprocessing, classes, class_pathways)
+    module = ScriptedExplainer(explainer, preprocessing, classes, class_pathways, image_shape)
     # Serialised in memory: torch's own writer reports a full disk as a RuntimeError.
     data = WRITERS[format](module)
     with replace_file(path) as temporary:

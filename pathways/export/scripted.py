@@ -60,6 +60,8 @@ class ScriptedExplainer(nn.Module):
             (:class:`pathways.preprocessing.Preprocessing`).
         classes (sequence of str or None): class names, K of them; None is ``"0"``, ``"1"``, ...
         class_pathways (ClassPathways or None): for :meth:`transfer`.
+        image_shape (sequence of int or None): (C, H, W) of the images that ``preprocessing`` is
+            given, for programs that read image files; None where that is open.
 
     Raises:
         ExportError: the target cannot be rewritten; the sentence names what stopped it.
@@ -100,6 +102,7 @@ class ScriptedExplainer(nn.Module):
         preprocessing: nn.Module | None = None,
         classes: Sequence[str] | None = None,
         class_pathways: ClassPathways | None = None,
+        image_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         target = explainer.target
@@ -132,7 +135,7 @@ class ScriptedExplainer(nn.Module):
         )
         self.target = gated_graph(target)
         self.generator = copy.deepcopy(explainer.generator).cpu()
-        self.info = json.dumps(self.describe(explainer, preprocessing, class_pathways))
+        self.info = json.dumps(self.describe(explainer, preprocessing, class_pathways, image_shape))
         self.eval().requires_grad_(False)
 
     def describe(
@@ -140,14 +143,15 @@ class ScriptedExplainer(nn.Module):
         explainer: Explainer,
         preprocessing: nn.Module | None,
         class_pathways: ClassPathways | None,
+        image_shape: Sequence[int] | None,
     ) -> dict[str, Any]:
         """What ``info`` holds: everything a program needs to know besides the tensors.
 
         Keys: ``format_version``, ``kind`` (``"explainer"``), ``pathways`` and ``torch`` (versions),
         ``fingerprint``, ``granularity``, ``sites`` (:meth:`pathways.sites.Sites.to_json`),
-        ``classes``, ``input_shape`` (of one model input), ``preprocessing`` (its ``to_json``, null
-        without one), ``generator`` (its configuration), ``class_pathways`` (``threshold`` and
-        ``counts``, or null), ``captured_by``.
+        ``classes``, ``input_shape`` (of one model input), ``image_shape`` (of one image, or null),
+        ``preprocessing`` (its ``to_json``, null without one), ``generator`` (its configuration),
+        ``class_pathways`` (``threshold`` and ``counts``, or null), ``captured_by``.
         """
         to_json = getattr(preprocessing, "to_json", None)
         table = explainer.sites.to_json()
@@ -161,6 +165,7 @@ class ScriptedExplainer(nn.Module):
             "sites": table["sites"],
             "classes": self.classes,
             "input_shape": self.input_shape,
+            "image_shape": None if image_shape is None else list(image_shape),
             "preprocessing": to_json() if to_json is not None else _name(preprocessing),
             "generator": explainer.generator.config,
             "class_pathways": None
