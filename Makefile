@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 LATEST := $(VENV_LATEST)/.installed
 SOURCES := pyproject.toml setup.py version.txt CMakeLists.txt $(shell find csrc cmake -type f)
 
-.PHONY: help demo test lint second cuda-gate cuda-link gpu-check bench clean
+.PHONY: help demo test lint second cuda-gate cuda-link cpp-test gpu-check bench clean
 
 help:
 	@echo "make demo       install into $(VENV) and run the demo into $(OUT)/demo"
@@ -23,6 +23,8 @@ help:
 	@echo "make second     tests in $(VENV_LATEST): $(TORCH_LATEST), timm, EfficientNet-Lite0"
 	@echo "make cuda-gate  compile the CUDA kernels and check registers and spills (needs nvcc, no GPU)"
 	@echo "make bench      time the ops beside their peers, rewrite docs/performance (BENCH_ARGS=--quick: a look)"
+	@echo "make cpp-test   C++ library and program, and a project that uses them (needs the packages below)"
+	@echo "                Debian: nlohmann-json3-dev libcli11-dev libpng-dev libjpeg-dev"
 	@echo "make cuda-link  build with CUDA and load it in both environments (needs nvcc, no GPU)"
 	@echo "make gpu-check  on a machine with a GPU: build, CUDA tests, compute-sanitizer, times; GPU_CHECK_ARGS=--help"
 	@echo "make clean      remove what was built and made; the environments stay"
@@ -86,6 +88,21 @@ cuda-link: $(INSTALLED) $(LATEST)
 		$(VENV_LATEST)/bin/python -m pytest -q -p no:cacheprovider -m "not slow" $(CUDA_LINK_TESTS); \
 	fi
 
+# The C++ library, the program, and a foreign project on an install tree and on an unpacked wheel.
+CPP := build/cpp
+cpp-test: $(INSTALLED)
+	set -ex; export PATH="$(abspath $(BIN)):$$PATH"; \
+	rm -rf $(CPP)-prefix $(CPP)-wheel; \
+	cmake -S . -B $(CPP) -G Ninja -DPATHWAYS_PROGRAM=ON -DPATHWAYS_PYTHON_MODULE=OFF -DPATHWAYS_CUDA=off \
+		-DPython_EXECUTABLE="$(abspath $(BIN))/python"; \
+	cmake --build $(CPP); \
+	cmake --install $(CPP) --prefix $(CPP)-prefix; \
+	python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(CPP)-wheel .; \
+	python -m zipfile -e $(CPP)-wheel/pathways-*.whl $(CPP)-wheel
+	OMP_NUM_THREADS=1 PATHWAYS_CPP_PREFIX="$(abspath $(CPP)-prefix)" \
+		PATHWAYS_CPP_WHEEL="$(abspath $(CPP)-wheel)/pathways" \
+		$(BIN)/python -m pytest -p no:cacheprovider tests/cpp $(PYTEST_ARGS)
+
 gpu-check: $(LATEST)
 	PATH="$(abspath $(BIN)):$$PATH" $(VENV_LATEST)/bin/python tools/gpu_check.py $(GPU_CHECK_ARGS)
 
@@ -93,6 +110,6 @@ bench: $(INSTALLED)
 	$(BIN)/python bench/run.py $(BENCH_ARGS)
 
 clean:
-	rm -rf build dist $(OUT) pathways/lib pathways/include pathways/_C*.so *.egg-info .coverage \
+	rm -rf build dist $(OUT) pathways/lib pathways/include pathways/share pathways/_C*.so *.egg-info .coverage \
 		.pytest_cache .mypy_cache .ruff_cache $(INSTALLED) $(LATEST)
 	find pathways tests tools bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
