@@ -40,11 +40,22 @@ def cmake(*arguments: object, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def configure(source: Path, build: Path, prefix: Path, *options: str, code: int = 0) -> str:
-    """Configure a project on a tree and this environment's torch, without looking for Python."""
+TORCH = Path(torch.__file__).parent
+
+
+def configure(
+    source: Path,
+    build: Path,
+    prefix: Path,
+    *options: str,
+    torch_dir: Path | None = TORCH,
+    code: int = 0,
+) -> str:
+    """Configure a project on a tree and a torch, without looking for Python."""
+    search = [prefix] if torch_dir is None else [prefix, torch_dir]
     return cmake(
         *("-S", source, "-B", build, "-G", "Ninja"),
-        f"-DCMAKE_PREFIX_PATH={prefix};{Path(torch.__file__).parent}",
+        f"-DCMAKE_PREFIX_PATH={';'.join(map(str, search))}",
         "-DCMAKE_BUILD_TYPE=Release",
         "-DCMAKE_DISABLE_FIND_PACKAGE_Python=ON",
         *options,

@@ -7,8 +7,8 @@
 int main(int, char** arguments) {
   try {
     torch::jit::load(arguments[1]);
-  } catch (const c10::Error& error) {
-    std::fprintf(stderr, "%s\n", error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
     return 1;
   }
   return 0;
