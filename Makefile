@@ -100,6 +100,7 @@ cpp-test: $(INSTALLED)
 	python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(CPP)-wheel .; \
 	python -m zipfile -e $(CPP)-wheel/pathways-*.whl $(CPP)-wheel
 	OMP_NUM_THREADS=1 PATHWAYS_CPP_PREFIX="$(abspath $(CPP)-prefix)" \
+		PATHWAYS_SECOND_PYTHON="$(abspath $(if $(wildcard $(LATEST)),$(VENV_LATEST)/bin/python))" \
 		PATHWAYS_CPP_WHEEL="$(abspath $(CPP)-wheel)/pathways" \
 		$(BIN)/python -m pytest -p no:cacheprovider tests/cpp $(PYTEST_ARGS)
 

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
-from cpp_build import HERE, TREES, cmake, configure, tree
+from cpp_build import HERE, TORCH, cmake, configure, run, tree
 from export_nets import make_explainer
 
 from pathways import ClassPathways
 from pathways.export import export_explainer
 
 
-@pytest.fixture(scope="session", params=TREES)
+def second_torch() -> Path:
+    """The torch package of another environment, of another release."""
+    python = os.environ.get("PATHWAYS_SECOND_PYTHON")
+    if not python:
+        pytest.skip("PATHWAYS_SECOND_PYTHON is not set")
+    code = "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
+    return Path(run(python, "-c", code).stdout.strip())
+
+
+@pytest.fixture(scope="session", params=["install", "wheel", "wheel-second-torch"])
 def consumer(request, tmp_path_factory) -> Path:
-    """Folder with the programs of tests/cpp/consumer, built on one of the trees."""
-    prefix = tree(request.param)
+    """Folder with the programs of tests/cpp/consumer, built on a tree and a torch."""
+    prefix = tree(request.param.split("-")[0])
+    torch_dir = second_torch() if request.param.endswith("torch") else TORCH
     build = tmp_path_factory.mktemp(f"consumer-{request.param}")
-    configure(HERE / "consumer", build, prefix)
+    configure(HERE / "consumer", build, prefix, torch_dir=torch_dir)
     cmake("--build", build, "--parallel", "2")
     return build
 
