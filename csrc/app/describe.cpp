@@ -94,6 +94,10 @@ Json describe_one(const Explainer& explainer, const at::Tensor& logits,
 
 }  // namespace
 
+std::string text_of(const Json& json, int indent) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
 std::vector<Json> describe(const Explainer& explainer,
                            const Explanation& explanation, int64_t top) {
   const at::Tensor logits = explanation.logits.cpu();

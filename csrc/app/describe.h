@@ -12,6 +12,9 @@ namespace pathways::app {
 // Keys keep the order in which they are written.
 using Json = nlohmann::ordered_json;
 
+// As text. Names of files need not be UTF-8; what is not is replaced.
+std::string text_of(const Json& json, int indent = -1);
+
 // One entry for every image. `top`: neurons named per site, and in all.
 std::vector<Json> describe(const Explainer& explainer,
                            const Explanation& explanation, int64_t top);

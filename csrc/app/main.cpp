@@ -183,7 +183,7 @@ void run(const Options& options) {
   if (options.json) {
     const Json all = {{"explainer", options.explainer},
                       {"explanations", results}};
-    std::cout << all.dump(2) << "\n";
+    std::cout << text_of(all, 2) << "\n";
   } else {
     print_table(results, options.transfer);
   }
@@ -247,7 +247,7 @@ int main(int argc, char** argv) {
     failure = error.what();
   }
   if (options.json) {
-    std::cout << pathways::app::Json({{"error", failure}}).dump() << "\n";
+    std::cout << pathways::app::text_of({{"error", failure}}) << "\n";
   }
   std::cerr << "error: " << failure << "\n";
   return 1;

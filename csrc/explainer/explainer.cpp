@@ -37,6 +37,18 @@ void check_device(c10::Device device) {
   }
 }
 
+// What torch itself says about an argument, as an Error too.
+template <typename Function>
+auto told(const Function& function) {
+  try {
+    return function();
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw Error(detail::sentence_of(error));
+  }
+}
+
 }  // namespace
 
 Explainer::Explainer(std::shared_ptr<const detail::Backend> backend)
@@ -61,7 +73,7 @@ c10::Device Explainer::device() const {
 }
 
 Explanation Explainer::explain(const at::Tensor& images) const {
-  return backend_->explain(images.to(device()));
+  return told([&] { return backend_->explain(images.to(device())); });
 }
 
 at::Tensor Explainer::transfer(const at::Tensor& images,
@@ -69,34 +81,39 @@ at::Tensor Explainer::transfer(const at::Tensor& images,
   if (info().class_counts.empty()) {
     throw Error("transfer: this explainer was exported without class pathways");
   }
-  return backend_->transfer(images.to(device()), classes);
+  return told([&] { return backend_->transfer(images.to(device()), classes); });
 }
 
 at::Tensor Explainer::pathway_gradient(
     const at::Tensor& images, const std::optional<at::Tensor>& classes,
     const std::optional<at::Tensor>& words) const {
-  return backend_->pathway_gradient(images.to(device()), classes, words);
+  return told([&] {
+    return backend_->pathway_gradient(images.to(device()), classes, words);
+  });
 }
 
 at::Tensor Explainer::grad_cam(const at::Tensor& images,
                                const std::optional<at::Tensor>& classes,
                                const std::optional<at::Tensor>& words) const {
-  return backend_->grad_cam(images.to(device()), classes, words);
+  return told(
+      [&] { return backend_->grad_cam(images.to(device()), classes, words); });
 }
 
 at::Tensor Explainer::mask(const at::Tensor& words) const {
-  std::vector<at::Tensor> parts;
-  int64_t first = 0;
-  for (const Site& site : info().sites) {
-    const int64_t count = (site.neurons + 63) / 64;
-    parts.push_back(unpack_bits(words.narrow(1, first, count), site.neurons));
-    first += count;
-  }
-  return at::cat(parts, 1);
+  return told([&] {
+    std::vector<at::Tensor> parts;
+    int64_t first = 0;
+    for (const Site& site : info().sites) {
+      const int64_t count = (site.neurons + 63) / 64;
+      parts.push_back(unpack_bits(words.narrow(1, first, count), site.neurons));
+      first += count;
+    }
+    return at::cat(parts, 1);
+  });
 }
 
 at::Tensor overlap(const at::Tensor& a, const at::Tensor& b) {
-  return pairwise_iou(a, b);
+  return told([&] { return pairwise_iou(a, b); });
 }
 
 }  // namespace pathways

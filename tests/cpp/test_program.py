@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import zlib
@@ -275,6 +276,15 @@ def test_no_class_pathways(program, project, pictures, tmp_path):
     assert "this explainer was exported without class pathways" in fails(
         program, tmp_path / "e.pt", pictures / "exact.png", "--transfer"
     )
+
+
+def test_names_that_are_not_utf8(program, project, pictures, tmp_path):
+    name = os.fsencode(tmp_path) + b"/\xff.png"
+    Path(os.fsdecode(name)).write_bytes((pictures / "rgb.png").read_bytes())
+    command = [os.fsencode(program), os.fsencode(project.folder / "e.pt"), name, b"--json"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    (entry,) = json.loads(done.stdout)["explanations"]
+    assert entry["image"].endswith("/\ufffd.png")
 
 
 def test_unwritable_heatmap(program, project, pictures, tmp_path):
