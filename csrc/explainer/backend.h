@@ -20,6 +20,8 @@ class Backend {
   c10::Device device() const { return device_; }
 
   virtual Explanation explain(const at::Tensor& images) const = 0;
+  virtual std::pair<at::Tensor, at::Tensor> importance(
+      const at::Tensor& images) const = 0;
   virtual at::Tensor transfer(
       const at::Tensor& images,
       const std::optional<at::Tensor>& classes) const = 0;
@@ -41,6 +43,10 @@ ExplainerInfo read_info(const std::string& path);
 std::shared_ptr<const Backend> load_torchscript(const std::string& path,
                                                 ExplainerInfo info,
                                                 c10::Device device);
+std::shared_ptr<const Backend> load_compiled(const std::string& path,
+                                             ExplainerInfo info,
+                                             c10::Device device);
+
 // The sentence in an exception of torch, without its traces.
 std::string sentence_of(const std::exception& error);
 

@@ -58,10 +58,14 @@ Explainer Explainer::load(const std::string& path, c10::Device device) {
   check_ops();
   ExplainerInfo info = detail::read_info(path);
   check_device(device);
-  if (info.format != "torchscript") {
-    throw Error(path + " must be of format torchscript, got " + info.format);
+  if (info.format == "torchscript") {
+    return Explainer(detail::load_torchscript(path, std::move(info), device));
   }
-  return Explainer(detail::load_torchscript(path, std::move(info), device));
+  if (info.format == "aoti") {
+    return Explainer(detail::load_compiled(path, std::move(info), device));
+  }
+  throw Error(path + " must be of format torchscript or aoti, got " +
+              info.format);
 }
 
 const ExplainerInfo& Explainer::info() const {
@@ -74,6 +78,11 @@ c10::Device Explainer::device() const {
 
 Explanation Explainer::explain(const at::Tensor& images) const {
   return told([&] { return backend_->explain(images.to(device())); });
+}
+
+std::pair<at::Tensor, at::Tensor> Explainer::importance(
+    const at::Tensor& images) const {
+  return told([&] { return backend_->importance(images.to(device())); });
 }
 
 at::Tensor Explainer::transfer(const at::Tensor& images,

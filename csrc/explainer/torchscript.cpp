@@ -20,6 +20,13 @@ class TorchScript final : public Backend {
     return {part(0), part(1), part(2), part(3)};
   }
 
+  std::pair<at::Tensor, at::Tensor> importance(
+      const at::Tensor& images) const override {
+    const auto parts = run("importance", {images}).toTuple();
+    return {parts->elements().at(0).toTensor(),
+            parts->elements().at(1).toTensor()};
+  }
+
   at::Tensor transfer(const at::Tensor& images,
                       const std::optional<at::Tensor>& classes) const override {
     return run("transfer", {images, classes}).toTensor();

@@ -18,6 +18,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace pathways {
@@ -80,6 +81,10 @@ class Explainer {
   c10::Device device() const;
 
   Explanation explain(const at::Tensor& images) const;
+
+  // Logits [N, K] of the whole target and importance [N, D], without the gated
+  // run: about the cost of one run of the target.
+  std::pair<at::Tensor, at::Tensor> importance(const at::Tensor& images) const;
 
   // Gated logits [N, K] under the class pathways in the file; the generator is
   // not run. `classes` (int64 [N]): whose pathway each image gets; by default

@@ -27,6 +27,10 @@ int main(int, char** arguments) {
     const at::Tensor images = read(arguments[2]);
     const pathways::Explanation e = explainer.explain(images);
     const at::Tensor classes = at::full({images.size(0)}, 1, at::kLong);
+    const auto [logits, importance] = explainer.importance(images);
+    if (!at::equal(logits, e.logits) || !at::equal(importance, e.importance)) {
+      throw pathways::Error("importance() and explain() differ");
+    }
     // A tuple: torch.load takes one without being told to trust it.
     std::vector<c10::IValue> results = {
         e.logits,
