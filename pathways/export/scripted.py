@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pathways.class_pathways import ClassPathways
 from pathways.explainer import Explainer
+from pathways.export.arguments import check_inputs, check_known, check_words, checked_classes
 from pathways.export.graph import GatedGraph
 from pathways.export.rewrite import gated_graph
 from pathways.generator import GenCNP
@@ -189,19 +190,17 @@ class ScriptedExplainer(nn.Module):
         """
         with torch.no_grad():
             x = self._inputs(images)
-            logits, features = self.target.clean(x)
-            importance, _ = self.generator(features)
+            logits, importance = self.importance_of(x)
             mask = self.generator.masks(importance)
             gated_logits = self.target.gated(x, self._gates(mask))
-            words = self._pack(mask)
+            words = self.pack(mask)
         return logits, gated_logits, importance, words
 
     @torch.jit.export
     def importance(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Clean logits ``[N, K]`` and importance ``[N, D]``: without the gated run."""
         with torch.no_grad():
-            logits, features = self.target.clean(self._inputs(images))
-            importance, _ = self.generator(features)
+            logits, importance = self.importance_of(self._inputs(images))
         return logits, importance
 
     @torch.jit.export
@@ -218,16 +217,13 @@ class ScriptedExplainer(nn.Module):
         """
         with torch.no_grad():
             x = self._inputs(images)
-            if self.class_words.size(0) == 0:
-                raise ValueError("transfer: this explainer was exported without class pathways")
-            chosen = self.target(x).argmax(1) if classes is None else self._checked(classes, x)
-            empty = chosen[self.class_counts[chosen] == 0]
-            if empty.numel() > 0:
-                raise ValueError(
-                    f"transfer: class {int(empty[0])} is empty, no input was predicted as it"
-                )
-            mask = self._unpack(self.class_words[chosen])
-            logits: Tensor = self.target.gated(x, self._gates(mask))
+            if classes is None:
+                chosen = self.target(x).argmax(1)
+            else:
+                chosen = checked_classes(classes, x, self.num_classes)
+            check_known(chosen, self.class_counts)
+            gates = self.gates_of(self.class_words[chosen])
+            logits: Tensor = self.target.gated(x, gates)
         return logits
 
     @torch.jit.export
@@ -249,13 +245,7 @@ class ScriptedExplainer(nn.Module):
         """
         x = self._inputs(images).detach()
         gates, chosen = self._defaults(x, classes, words)
-        with EnableGrad():
-            x = self._leaf(x)
-            logits, _ = self.target.gated_with_gradient(x, gates)
-            picked = logits.gather(1, chosen.unsqueeze(1)).sum()
-            gradient = torch.autograd.grad([picked], [x])[0]
-        assert gradient is not None
-        return gradient
+        return self.gradient_of(x, gates, chosen)
 
     @torch.jit.export
     def grad_cam(
@@ -289,12 +279,34 @@ class ScriptedExplainer(nn.Module):
             raise ValueError(f"grad_cam: site must be one with a 2-D map, got {site}")
         x = self._inputs(images).detach()
         gates, chosen = self._defaults(x, classes, words)
+        return self.cam_of(x, gates, chosen, position)
+
+    # What is behind the checks: methods of model inputs, which other formats trace.
+
+    def importance_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Clean logits ``[N, K]`` and importance ``[N, D]`` of model inputs."""
+        logits, features = self.target.clean(x)
+        importance, _ = self.generator(features)
+        return logits, importance
+
+    def gradient_of(self, x: Tensor, gates: list[Tensor], classes: Tensor) -> Tensor:
+        """Gradient of the logits of ``classes`` at model inputs, gated."""
+        with EnableGrad():
+            x = self._leaf(x)
+            logits, _ = self.target.gated_with_gradient(x, gates)
+            picked = logits.gather(1, classes.unsqueeze(1)).sum()
+            gradient = torch.autograd.grad([picked], [x])[0]
+        assert gradient is not None
+        return gradient
+
+    def cam_of(self, x: Tensor, gates: list[Tensor], classes: Tensor, position: int) -> Tensor:
+        """Grad-CAM at a site with a 2-D map."""
         with EnableGrad():
             # The optimiser assumes that what needed a gradient once will need it again: for every
             # site the same, if the inputs always do.
             x = self._leaf(x)
             logits, probed = self.target.gated_with_gradient(x, gates, position)
-            picked = logits.gather(1, chosen.unsqueeze(1)).sum()
+            picked = logits.gather(1, classes.unsqueeze(1)).sum()
             gradient = torch.autograd.grad([picked], [probed[1]])[0]
         assert gradient is not None
         dim = self.channel_dims[position]
@@ -304,19 +316,21 @@ class ScriptedExplainer(nn.Module):
         peak = cam.amax([2, 3], keepdim=True)
         return torch.where(peak > 0, cam / peak, torch.zeros_like(cam)).squeeze(1)
 
+    def gates_of(self, words: Tensor) -> list[Tensor]:
+        """Gates of packed pathways ``[N, num_words]``."""
+        return self._gates(self._unpack(words))
+
+    def pack(self, mask: Tensor) -> Tensor:
+        """Packed pathways ``[N, num_words]`` of flat 0/1 masks ``[N, D]``."""
+        parts: list[Tensor] = []
+        for i, size in enumerate(self.sizes):
+            part = mask[:, self.offsets[i] : self.offsets[i] + size]
+            parts.append(torch.ops.pathways.pack_bits(part))
+        return torch.cat(parts, dim=1)
+
     def _inputs(self, images: Tensor) -> Tensor:
-        """Model inputs, their shape checked: torch's own message would name some layer instead."""
         x: Tensor = self.preprocessing(images)
-        wanted = self.input_shape
-        same = x.dim() == len(wanted) + 1
-        if same and self.unit:
-            same = list(x.shape[1:]) == wanted
-        elif same and len(wanted) > 0:
-            same = x.size(1) == wanted[0]
-        if not same:
-            raise ValueError(
-                f"explainer: model inputs must be batches of shape {wanted}, got {list(x.shape)}"
-            )
+        check_inputs(x, self.input_shape, self.unit)
         return x
 
     def _leaf(self, x: Tensor) -> Tensor:
@@ -335,13 +349,6 @@ class ScriptedExplainer(nn.Module):
             gates.append(part.reshape([mask.size(0)] + self.mask_shapes[i]))
         return gates
 
-    def _pack(self, mask: Tensor) -> Tensor:
-        parts: list[Tensor] = []
-        for i, size in enumerate(self.sizes):
-            part = mask[:, self.offsets[i] : self.offsets[i] + size]
-            parts.append(torch.ops.pathways.pack_bits(part))
-        return torch.cat(parts, dim=1)
-
     def _unpack(self, words: Tensor) -> Tensor:
         parts: list[Tensor] = []
         for i, size in enumerate(self.sizes):
@@ -349,38 +356,22 @@ class ScriptedExplainer(nn.Module):
             parts.append(torch.ops.pathways.unpack_bits(part, size))
         return torch.cat(parts, dim=1).float()
 
-    def _checked(self, classes: Tensor, x: Tensor) -> Tensor:
-        if classes.dim() != 1 or classes.size(0) != x.size(0):
-            raise ValueError(
-                f"classes must be int64 of shape [{x.size(0)}], got {list(classes.shape)}"
-            )
-        if classes.is_floating_point():
-            raise ValueError("classes must be int64, got floating point")
-        chosen = classes.to(x.device).long()
-        if chosen.numel() > 0:
-            low, high = int(chosen.min()), int(chosen.max())
-            if low < 0 or high >= self.num_classes:
-                wrong = low if low < 0 else high
-                raise ValueError(f"classes must be in [0, {self.num_classes}), got {wrong}")
-        return chosen
-
     def _defaults(
         self, x: Tensor, classes: Tensor | None, words: Tensor | None
     ) -> tuple[list[Tensor], Tensor]:
         """Gates and classes of a gradient: the generator's and the target's where not given."""
         with torch.no_grad():
             if words is not None:
-                if words.dim() != 2 or words.size(1) != self.word_offsets[-1]:
-                    raise ValueError(
-                        f"words must be [{x.size(0)}, {self.word_offsets[-1]}] or "
-                        f"[1, {self.word_offsets[-1]}], got {list(words.shape)}"
-                    )
+                check_words(words, x, self.word_offsets[-1])
                 mask = self._unpack(words.to(x.device)).expand(x.size(0), -1)
                 logits = self.target(x) if classes is None else torch.zeros([0, 1])
             else:
                 logits, features = self.target.clean(x)
                 mask = self.generator.masks(self.generator(features)[0])
-            chosen = logits.argmax(1) if classes is None else self._checked(classes, x)
+            if classes is None:
+                chosen = logits.argmax(1)
+            else:
+                chosen = checked_classes(classes, x, self.num_classes)
         return self._gates(mask), chosen
 
 
