@@ -375,41 +375,53 @@ def explain(
 @app.command()
 def export(
     run_folder: RunFolder,
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("explainer.pt"),
-    kind: Annotated[str, typer.Option("--format", help="torchscript.")] = "torchscript",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; default is explainer.pt, or explainer.pt2 for aoti."),
+    ] = None,
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="torchscript; or aoti, native code that a C++ compiler makes in about a minute.",
+        ),
+    ] = "torchscript",
     as_json: Json = False,
 ) -> None:
     """Write one file with target, generator and preprocessing that runs without this package.
 
-    A TorchScript file is code: load only those from a source you trust. Class pathways of the last
-    evaluation, if there are any, become part of the file.
+    Such a file is code, native code with aoti: load only those from a source you trust. Class
+    pathways of the last evaluation, if there are any, become part of the file.
     """
     with command(as_json) as output:
-        from pathways.export import WRITERS
+        from pathways.export import SUFFIXES, WRITERS
         from pathways.pipeline import save_explainer
         from pathways.runs import Run
 
         if kind not in WRITERS:
             raise ValueError(f"--format must be one of {', '.join(WRITERS)}, got {kind!r}")
         run = Run.open(run_folder)
+        path = Path(f"explainer{SUFFIXES[kind]}") if out is None else out
         difference = save_explainer(
             run.explainer,
             run.preprocessing,
             run.classes,
-            out,
+            path,
             format=kind,
             class_pathways=run.class_pathways,
             image_shape=run.description.image_shape,
             check=run.example_images(),
+            progress=output.progress,
         )
-        size = out.stat().st_size
+        size = path.stat().st_size
         output.show(
-            f"Wrote {out} ({size / 1e6:.1f} MB); loaded back it equals the run to {difference:.1e}."
+            f"Wrote {path} ({size / 1e6:.1f} MB); "
+            f"loaded back it equals the run to {difference:.1e}."
         )
         output.result(
             {
                 "run": str(run_folder),
-                "file": str(out),
+                "file": str(path),
                 "format": kind,
                 "bytes": size,
                 "class_pathways": run.class_pathways is not None,

@@ -393,6 +393,7 @@ def save_explainer(
     class_pathways: ClassPathways | None = None,
     image_shape: Sequence[int] | None = None,
     check: Tensor | None = None,
+    progress: Progress | None = None,
 ) -> float | None:
     """Write the scripted explainer and compare the file, loaded back, with the eager explainer.
 
@@ -405,6 +406,7 @@ def save_explainer(
         class_pathways (ClassPathways or None): becomes part of the file.
         image_shape (sequence of int or None): (C, H, W) of the images, likewise.
         check (Tensor[N, C, H, W] or None): images in [0, 1] to compare on.
+        progress (callable or None): called with (stage, done, total) while compiling.
 
     Returns:
         float or None: largest absolute difference of logits, gated logits and importance.
@@ -423,6 +425,7 @@ def save_explainer(
         classes=classes,
         class_pathways=class_pathways,
         image_shape=image_shape,
+        progress=progress,
     )
     if check is None:
         return None

@@ -59,6 +59,5 @@ def check_words(words: Tensor, x: Tensor, num_words: int) -> None:
     fits = words.dim() == 2 and words.size(1) == num_words
     if not fits or (words.size(0) != x.size(0) and words.size(0) != 1):
         raise ValueError(
-            f"words must be [{x.size(0)}, {num_words}] or [1, {num_words}], "
-            f"got {list(words.shape)}"
+            f"words must be [{x.size(0)}, {num_words}] or [1, {num_words}], got {list(words.shape)}"
         )

@@ -35,10 +35,18 @@ _PLAIN: dict[Any, Callable[..., Any]] = {
     F.hardtanh_: F.hardtanh,
     Tensor.prelu: torch.prelu,
 }
+_OVERLOAD = "pathways_overload"  # key of a node's metadata
 
 
 class ExportError(ValueError):
     """A target that cannot be exported; the sentence names the module and line that stopped it."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first sentence of an error, short enough to stand inside another one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 @functools.cache
@@ -317,7 +325,23 @@ def _is_check(node: fx.Node) -> bool:
     return node.op == "call_function" and name.startswith(("_assert", "sym_constrain"))
 
 
+def restore_overloads(module: nn.Module) -> None:
+    """Undo in place what :func:`make_scriptable` spelled for TorchScript alone.
+
+    Called without its overload, an operation without a tensor argument would take a free size for
+    the one at hand.
+    """
+    for part in module.modules():
+        if isinstance(part, fx.GraphModule):
+            for node in part.graph.nodes:
+                node.target = node.meta.pop(_OVERLOAD, node.target)
+            part.recompile()
+
+
 def _spell(graph: fx.Graph, node: fx.Node, images: fx.Node) -> None:
+    # Markers are still to be rewritten.
+    if isinstance(node.target, torch._ops.OpOverload) and node.target is not site_marker():
+        node.meta[_OVERLOAD] = node.target
     if node.target is torch.ops.aten.sym_size.int:
         node.target = torch.ops.aten.size
     elif isinstance(node.target, torch._ops.OpOverload):

@@ -1,4 +1,4 @@
-"""Files of a scripted explainer: writing by format, and loading TorchScript files in Python."""
+"""Files of a scripted explainer: writing by format, describing and loading in Python."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pathways.class_pathways import ClassPathways
-from pathways.explainer import Explainer, Explanation
+from pathways.explainer import Explainer
+from pathways.export.aoti import INFO_FILE, Progress, open_aoti, write_aoti
+from pathways.export.capture import first_line
+from pathways.export.loaded import CompiledExplainer, LoadedExplainer, TorchScriptExplainer
 from pathways.export.scripted import FORMAT_VERSION, ScriptedExplainer
 from pathways.files import replace_file
-from pathways.pathway import Pathway
-from pathways.sites import Sites
 
-INFO_FILE = "pathways.json"
+TORCHSCRIPT, AOTI = "torchscript", "aoti"
 
 
-def _torchscript(module: ScriptedExplainer) -> bytes:
+def _torchscript(module: ScriptedExplainer, progress: Progress | None = None) -> bytes:
     scripted = torch.jit.script(module)
     # The description lies beside the code as well, so that it can be read without running any.
     buffer = io.BytesIO()
@@ -33,34 +34,42 @@ def _torchscript(module: ScriptedExplainer) -> bytes:
 
 
 # Format name -> function that serialises the module. Further formats are entered here.
-WRITERS: dict[str, Callable[[ScriptedExplainer], bytes]] = {"torchscript": _torchscript}
+WRITERS: dict[str, Callable[[ScriptedExplainer, Progress | None], bytes]] = {
+    TORCHSCRIPT: _torchscript,
+    AOTI: write_aoti,
+}
+SUFFIXES = {TORCHSCRIPT: ".pt", AOTI: ".pt2"}
 
 
 def export_explainer(
     explainer: Explainer,
     path: str | os.PathLike[str],
     *,
-    format: str = "torchscript",
+    format: str = TORCHSCRIPT,
     preprocessing: nn.Module | None = None,
     classes: Sequence[str] | None = None,
     class_pathways: ClassPathways | None = None,
     image_shape: Sequence[int] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write target, generator and preprocessing as one file that explains without their code.
 
     Args:
         explainer (Explainer): left as it was found.
         path (path): file to write, replaced in one step.
-        format (str): one of :data:`WRITERS`.
+        format (str): one of :data:`WRITERS`: ``"torchscript"``, or ``"aoti"``, which compiles for
+            tens of seconds with a C++ compiler and gives native code for this kind of machine.
         preprocessing (nn.Module or None): scriptable, from images to model inputs; None when images
             are model inputs already.
         classes (sequence of str or None): K class names.
         class_pathways (ClassPathways or None): pathways for ``transfer``.
         image_shape (sequence of int or None): (C, H, W) of the images, for programs that read image
             files; None where that is open.
+        progress (callable or None): called with (stage, done, total) while compiling.
 
     Raises:
-        ExportError: the target cannot be rewritten; the sentence names the module and the line.
+        ExportError: the target cannot be rewritten (the sentence names the module and the line) or
+            compiled.
         ValueError: unknown format, or names or class pathways that do not fit.
         OSError: the file cannot be written; an old file is left as it was.
 
@@ -81,10 +90,10 @@ def export_explainer(
     if format not in WRITERS:
         raise ValueError(f"export: format must be one of {', '.join(WRITERS)}, got {format!r}")
     module = ScriptedExplainer(explainer, preprocessing, classes, class_pathways, image_shape)
-    # Serialised in memory: torch's own writer reports a full disk as a RuntimeError.
-    data = WRITERS[format](module)
+    # Opened first, so that a folder that is not there is told before minutes of compiling; made in
+    # memory, because torch's own writer reports a full disk as a RuntimeError.
     with replace_file(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(WRITERS[format](module, progress))
 
 
 def export_torchscript(
@@ -99,7 +108,7 @@ def export_torchscript(
     export_explainer(
         explainer,
         path,
-        format="torchscript",
+        format=TORCHSCRIPT,
         preprocessing=preprocessing,
         classes=classes,
         class_pathways=class_pathways,
@@ -107,13 +116,14 @@ def export_torchscript(
 
 
 def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Description of an exported TorchScript explainer, without running anything in the file.
+    """Description of an exported explainer, without running anything in the file.
 
     Args:
-        path (path): file written by :func:`export_torchscript`.
+        path (path): file written by :func:`export_explainer`, in any format.
 
     Returns:
-        dict: see :meth:`pathways.export.ScriptedExplainer.describe`.
+        dict: see :meth:`pathways.export.ScriptedExplainer.describe`; an AOTInductor file has more,
+        see docs/formats.md.
 
     Raises:
         FileNotFoundError: no such file.
@@ -132,7 +142,7 @@ def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:
             info = json.loads(archive.read(names[0])) if names and damaged is None else None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
         raise ValueError(
-            f"{path} is damaged or not a scripted explainer (not a TorchScript archive: {error})"
+            f"{path} is damaged or not a scripted explainer (not an archive: {error})"
         ) from error
     if damaged is not None:
         raise ValueError(f"{path} is damaged ({damaged} does not match its checksum)")
@@ -149,108 +159,65 @@ def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:
     return info
 
 
-class LoadedExplainer:
-    """A scripted explainer loaded into Python; see :class:`pathways.export.ScriptedExplainer`.
-
-    The methods run without TorchScript's optimiser: it gains nothing here (the time is spent inside
-    convolutions), and it compiles for seconds in the first two calls of every method. Wrong
-    arguments raise a ``ValueError`` with one sentence.
-
-    Args:
-        module (torch.jit.ScriptModule): the loaded module; its attributes and buffers are there.
-        info (dict): its description.
-    """
-
-    def __init__(self, module: torch.jit.ScriptModule, info: dict[str, Any]) -> None:
-        self.module = module
-        self.info = info
-        self.sites = Sites.from_json(info)
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes."""
-        return list(self.module.classes)
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the target inside."""
-        return str(self.module.fingerprint)
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Logits, gated logits, importance and words of a batch of images."""
-        return self._run("forward", images)
-
-    def explain(self, images: Tensor) -> Explanation:
-        """The same as the explanation that an eager explainer returns."""
-        logits, gated_logits, importance, words = self(images)
-        return Explanation(
-            logits, gated_logits, importance, Pathway(words, self.sites, self.fingerprint)
-        )
-
-    def importance(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Clean logits and importance, without the gated run."""
-        return self._run("importance", images)
-
-    def transfer(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
-        """Gated logits under the class pathways in the file."""
-        return self._run("transfer", images, classes)
-
-    def pathway_gradient(
-        self, images: Tensor, classes: Tensor | None = None, words: Tensor | None = None
-    ) -> Tensor:
-        """Gradient of the class logit with respect to the model input under the pathway."""
-        return self._run("pathway_gradient", images, classes, words)
-
-    def grad_cam(
-        self,
-        images: Tensor,
-        classes: Tensor | None = None,
-        words: Tensor | None = None,
-        site: int = -1,
-    ) -> Tensor:
-        """Grad-CAM of the gated run."""
-        return self._run("grad_cam", images, classes, words, site)
-
-    def to(self, device: torch.device | str) -> LoadedExplainer:
-        """Move to a device, in place."""
-        self.module.to(device)
-        return self
-
-    def _run(self, method: str, *args: Any) -> Any:
-        try:
-            with torch.jit.optimized_execution(False):
-                return getattr(self.module, method)(*args)
-        except torch.jit.Error as error:
-            # Raised by the module's own checks: the sentence follows TorchScript's traceback.
-            raise ValueError(str(error).strip().rpartition("builtins.ValueError: ")[2]) from None
-
-
 def load_scripted(
     path: str | os.PathLike[str], device: torch.device | str = "cpu"
 ) -> LoadedExplainer:
-    """Load an explainer written by :func:`export_torchscript`.
+    """Load an explainer written by :func:`export_explainer`, whatever its format.
 
-    **A TorchScript file is code.** Loading checks that the file is whole and says what it is, not
-    that it is harmless: load files from sources you trust only.
+    **Both formats are code**, AOTInductor's even native code. Loading checks that the file is whole
+    and says what it is, not that it is harmless: load files from sources you trust only.
 
     Args:
-        path (path): the file.
-        device (device): where to put it.
+        path (path): the file; one in AOTInductor's format must stay there.
+        device (device): where to put it; one in AOTInductor's format is for one kind of device.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, foreign or newer file, or one that this torch cannot run.
+        ValueError: damaged, foreign or newer file, or one that this torch or machine cannot run.
     """
+    return _load(path, None, device)
+
+
+def load_torchscript(
+    path: str | os.PathLike[str], device: torch.device | str = "cpu"
+) -> TorchScriptExplainer:
+    """:func:`load_scripted` for a TorchScript file; any other is refused before it is loaded."""
+    explainer = _load(path, TORCHSCRIPT, device)
+    assert isinstance(explainer, TorchScriptExplainer)
+    return explainer
+
+
+def load_compiled(path: str | os.PathLike[str]) -> CompiledExplainer:
+    """:func:`load_scripted` for an AOTInductor file; any other is refused before it is loaded."""
+    explainer = _load(path, AOTI, "cpu")
+    assert isinstance(explainer, CompiledExplainer)
+    return explainer
+
+
+def format_of(info: dict[str, Any]) -> str:
+    """Format of a file by its description; TorchScript files do not name theirs."""
+    return str(info.get("format", TORCHSCRIPT))
+
+
+def _load(
+    path: str | os.PathLike[str], wanted: str | None, device: torch.device | str
+) -> LoadedExplainer:
     from pathways import _library
 
     info = read_info(path)
+    if wanted is not None and format_of(info) != wanted:
+        raise ValueError(
+            f"{path} must be an explainer in the format {wanted}, got {format_of(info)}"
+        )
     _library.load()  # the archive names the ops, it does not hold them
+    if format_of(info) == AOTI:
+        return open_aoti(os.fspath(path), info).to(device)
     try:
         module = torch.jit.load(os.fspath(path), map_location=device)
     except RuntimeError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "?")
         raise ValueError(
             f"{path} was written with torch {info.get('torch')} and pathways "
-            f"{info.get('pathways')} and does not load with torch {torch.__version__}: {reason}"
+            f"{info.get('pathways')} and does not load with torch {torch.__version__}: "
+            f"{first_line(error)}"
         ) from error
-    return LoadedExplainer(module, info)
+    return TorchScriptExplainer(module, info)

@@ -21,6 +21,7 @@ from pathways.export.capture import (
     ExportError,
     capture_by_export,
     capture_by_fx,
+    first_line,
     make_scriptable,
     plain_activation,
     site_marker,
@@ -104,7 +105,7 @@ def gated_graph(target: GatedTarget) -> GatedGraph:
                     else capture_by_export(target, example)
                 )
             except Exception as error:
-                reasons.append(f"{way} stopped {_where(error, target.model)}: {_reason(error)}")
+                reasons.append(f"{way} stopped {_where(error, target.model)}: {first_line(error)}")
                 continue
             graph = GatedGraph(_rewrite(captured, target), way).eval()
             problem = _scripting_problem(graph) or _difference(graph, target)
@@ -230,9 +231,8 @@ def _scripting_problem(graph: GatedGraph) -> str | None:
     try:
         torch.jit.script(graph)
     except Exception as error:  # torch.jit raises many kinds
-        return (
-            f"TorchScript does not take{_where_scripting_stopped(error, graph)}: {_reason(error)}"
-        )
+        where = _where_scripting_stopped(error, graph)
+        return f"TorchScript does not take{where}: {first_line(error)}"
     return None
 
 
@@ -244,7 +244,7 @@ def _difference(graph: GatedGraph, target: GatedTarget) -> str | None:
     try:
         found = [graph(images.cpu()), graph.gated(images.cpu(), gates)]
     except Exception as error:
-        return f"fails on another batch size: {_reason(error)}"
+        return f"fails on another batch size: {first_line(error)}"
     with torch.no_grad():
         wanted = [
             target(images),
@@ -258,13 +258,6 @@ def _difference(graph: GatedGraph, target: GatedTarget) -> str | None:
 
 
 # ---------------------------------------------------------------------- reasons
-
-
-def _reason(error: BaseException) -> str:
-    """The first sentence of an error, short enough to stand inside another one."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def _where(error: BaseException, model: nn.Module) -> str:
