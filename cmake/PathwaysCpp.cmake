@@ -57,8 +57,8 @@ function(pathways_add_cpp sources)
   if(nlohmann_json_FOUND)
     add_library(
       pathways_explainer STATIC EXCLUDE_FROM_ALL
-      ${sources}/explainer/compiled.cpp ${sources}/explainer/explainer.cpp ${sources}/explainer/info.cpp
-      ${sources}/explainer/torchscript.cpp)
+      ${sources}/explainer/archive.cpp ${sources}/explainer/compiled.cpp ${sources}/explainer/explainer.cpp
+      ${sources}/explainer/info.cpp ${sources}/explainer/torchscript.cpp)
     target_link_libraries(pathways_explainer PUBLIC Pathways::pathways pathways_torch
                                              PRIVATE nlohmann_json::nlohmann_json)
     add_library(Pathways::explainer ALIAS pathways_explainer)

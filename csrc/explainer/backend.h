@@ -37,6 +37,9 @@ class Backend {
   c10::Device device_;
 };
 
+// Raises where an archive is not whole.
+void check_archive(const std::string& path);
+
 // The description in a file of either kind.
 ExplainerInfo read_info(const std::string& path);
 

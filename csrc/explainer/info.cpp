@@ -87,6 +87,7 @@ ExplainerInfo read_info(const std::string& path) {
   if (!std::filesystem::is_regular_file(path, none)) {
     throw Error(path + " must be an explainer, got something that is no file");
   }
+  check_archive(path);
   const std::string text = read_text(path);
   try {
     const Json json = Json::parse(text);

@@ -36,22 +36,27 @@ def consumer(request, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """``exported(net, granularity)``: eager explainer, class pathways and exported file."""
+    """``exported(net, granularity, format)``: eager explainer, class pathways and exported file."""
     folder = tmp_path_factory.mktemp("exported")
     made = {}
 
-    def make(name: str, granularity: str = "channel"):
+    def explainer_of(name: str, granularity: str):
         key = name, granularity
         if key not in made:
             explainer = make_explainer(name, granularity)
-            images = torch.randn(8, *explainer.target.example_shape)
             count = explainer.target.num_classes
+            images = torch.randn(8, *explainer.target.example_shape)
             class_pathways = ClassPathways.from_pathways(
                 explainer(images).pathway, torch.arange(8) % count, num_classes=count
             )
-            path = folder / f"{name}-{granularity}.pt"
-            export_explainer(explainer, path, class_pathways=class_pathways)
-            made[key] = explainer, class_pathways, path
+            made[key] = explainer, class_pathways
         return made[key]
 
-    return make
+    def export(name: str, granularity: str = "channel", kind: str = "torchscript"):
+        explainer, class_pathways = explainer_of(name, granularity)
+        path = folder / f"{name}-{granularity}.{'pt' if kind == 'torchscript' else 'pt2'}"
+        if not path.exists():
+            export_explainer(explainer, path, format=kind, class_pathways=class_pathways)
+        return explainer, class_pathways, path
+
+    return export

@@ -15,17 +15,18 @@ def test_ops_and_gradients(consumer):
 
 
 @pytest.mark.parametrize(
-    "name, granularity",
+    "name, granularity, kind",
     [
-        ("vgg", "channel"),
-        ("vgg", "unit"),
-        ("resnet_reused_inplace", "channel"),
-        ("mobilenet", "channel"),
-        ("shape_controlled", "channel"),
+        ("vgg", "channel", "torchscript"),
+        ("vgg", "channel", "aoti"),
+        ("vgg", "unit", "torchscript"),
+        ("resnet_reused_inplace", "channel", "torchscript"),
+        ("mobilenet", "channel", "torchscript"),
+        ("shape_controlled", "channel", "torchscript"),
     ],
 )
-def test_explainer_gives_what_python_gives(consumer, exported, tmp_path, name, granularity):
-    explainer, class_pathways, path = exported(name, granularity)
+def test_explainer_gives_what_python_gives(consumer, exported, tmp_path, name, granularity, kind):
+    explainer, class_pathways, path = exported(name, granularity, kind)
     images = torch.randn(3, *explainer.target.example_shape)
     torch.save(images, tmp_path / "images.pt")
     run(consumer / "explain", path, tmp_path / "images.pt", tmp_path / "results.pt")
@@ -53,9 +54,10 @@ def test_explainer_gives_what_python_gives(consumer, exported, tmp_path, name, g
             assert torch.equal(found, wanted)
 
 
-def test_threads_share_an_explainer(consumer, exported):
+@pytest.mark.parametrize("kind", ["torchscript", "aoti"])
+def test_threads_share_an_explainer(consumer, exported, kind):
     """Equal results, and memory that does not grow: 2 MiB are the noise of malloc's arenas."""
-    done = run(consumer / "threads", exported("vgg")[2], 8, 10_000)
+    done = run(consumer / "threads", exported("vgg", kind=kind)[2], 8, 10_000)
     assert int(done.stdout) < 2048, f"grew by {done.stdout.strip()} KiB"
 
 

@@ -95,6 +95,27 @@ def test_equals_python(program, project, pictures, tmp_path):
     same(ours, theirs)
 
 
+def test_both_kinds_of_file(program, pictures, exported):
+    files = [pictures / "rgb.png", pictures / "rgb.jpg", pictures / "grey.png"]
+    arguments = ("--transfer", "--class", 1)
+    ours = explanations(program, exported("vgg")[2], *files, *arguments)
+    compiled = explanations(program, exported("vgg", kind="aoti")[2], *files, *arguments)
+    same(compiled, ours)
+
+
+def test_bad_compiled_files(program, pictures, tmp_path, exported):
+    picture = pictures / "rgb.png"
+    whole = exported("vgg", kind="aoti")[2].read_bytes()
+    for part in (0.1, 0.5, 0.99):
+        (tmp_path / "cut.pt2").write_bytes(whole[: int(len(whole) * part)])
+        assert "is damaged or not an explainer" in fails(program, tmp_path / "cut.pt2", picture)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0xFF
+    (tmp_path / "flipped.pt2").write_bytes(flipped)
+    done = run(program, tmp_path / "flipped.pt2", picture, code=None)
+    assert done.returncode == 1 and done.stderr.startswith("error: "), done
+
+
 def test_about_a_class(program, project, pictures, tmp_path):
     picture = pictures / "rgb.png"
     arguments = ("--class", "right", "--top", 2)
