@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from pathways.extraction.analysis import Analysis
-from pathways.extraction.calls import CannotFollow, private_copy
+from pathways.extraction.calls import CannotFollow, own_name, private_copy
 from pathways.extraction.network import Layer
 
 # What computes a tensor that nobody else holds and that no gradient needs again.
@@ -373,11 +373,10 @@ class Builder:
 
     def _free_name(self, name: str) -> str:
         """``name`` without the root's prefix, with a number where it is taken."""
-        name = name.removeprefix("model.")
+        name = own_name(name)
         for number in itertools.count():
             free = name if number == 0 else f"{name}_{number}"
             if free not in self._names:
                 self._names.add(free)
                 return free
         raise AssertionError
-

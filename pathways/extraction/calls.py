@@ -60,7 +60,12 @@ _OPERATIONS: list[tuple[str, tuple[str, ...], list[str]]] = [
         ("input", "output_size", "return_indices"),
         [f"adaptive_{kind}_pool{n}d" for kind in ("avg", "max") for n in (1, 2, 3)],
     ),
-    ("interpolate", ("input",), ["interpolate", "upsample"]),
+    (
+        "interpolate",
+        ("input",),
+        ["interpolate", "upsample", "upsample_linear1d", "upsample_bilinear2d"]
+        + ["upsample_trilinear3d"] + [f"upsample_nearest{n}d" for n in (1, 2, 3)],
+    ),
     ("pad", ("input", "pad", "mode", "value"), ["pad"]),
     ("getitem", ("input", "index"), ["getitem"]),
     ("slice", ("input", "dim", "start", "end", "step"), ["slice"]),
@@ -348,3 +353,7 @@ def private_copy(module: nn.Module) -> nn.Module:
         if isinstance(getattr(part, "inplace", None), bool):
             part.inplace = False
     return module
+
+def own_name(name: str) -> str:
+    """A path in the target, of a path in the captured graph."""
+    return name.removeprefix("classifier.").removeprefix("model.")

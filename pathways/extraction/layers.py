@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from pathways.extraction.analysis import Analysis, Channels
-from pathways.extraction.calls import Call
+from pathways.extraction.calls import Call, own_name
 from pathways.extraction.network import Layer
 from pathways.extraction.operations import NotUnderstood, OneInput, PerChannel
 
@@ -109,7 +109,7 @@ class Linear(OneInput):
     def layer(self, inputs: int = 0, outputs: int = 0, weights: int = 0) -> Layer:
         places = math.prod(self.shape[1:-1])
         return Layer(
-            self.name.removeprefix("model."), "Linear", inputs, self.weight.shape[1], outputs,
+            own_name(self.name), "Linear", inputs, self.weight.shape[1], outputs,
             len(self.weight), weights * places, self.weight.numel() * places,
         )  # fmt: skip
 
@@ -302,7 +302,7 @@ class Convolution(OneInput):
         places = math.prod(self.analysis.facts[self.node].shape[2:])
         kind = _CONVOLUTIONS[self.space].__name__
         return Layer(
-            self.name.removeprefix("model."), kind, inputs, len(self.input), outputs,
+            own_name(self.name), kind, inputs, len(self.input), outputs,
             len(self.weight), weights * places, self.weight.numel() * places,
         )  # fmt: skip
 
