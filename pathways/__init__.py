@@ -7,6 +7,7 @@ live in their own modules and name the extra they need.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pathways import _library
 
@@ -22,6 +23,9 @@ from pathways.preprocessing import Preprocessing  # noqa: E402
 from pathways.sites import Site, Sites  # noqa: E402
 from pathways.target import GatedTarget  # noqa: E402
 
+if TYPE_CHECKING:
+    from pathways.extraction import ExtractionError, extract
+
 cmake_prefix_path = str(Path(__file__).resolve().parent)
 """Folder to add to ``CMAKE_PREFIX_PATH`` so that ``find_package(Pathways)`` finds this package."""
 
@@ -29,6 +33,7 @@ __all__ = [
     "ClassPathways",
     "Explainer",
     "Explanation",
+    "ExtractionError",
     "GatedTarget",
     "GenCNP",
     "Pathway",
@@ -37,5 +42,15 @@ __all__ = [
     "Sites",
     "__version__",
     "cmake_prefix_path",
+    "extract",
     "ops",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What few programs use is imported when it is asked for."""
+    if name in ("ExtractionError", "extract"):
+        from pathways import extraction
+
+        return getattr(extraction, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,10 +2,10 @@
 
 ``analysis`` follows living and constant channels through a captured graph, ``operations``,
 ``layers`` and ``combining`` know what single operations do to them, ``building`` makes the smaller
-graph, ``extract`` checks it against the gated target.
+graph, ``extracting`` checks it against the gated target.
 """
 
-from pathways.extraction.extract import ExtractionError, extract
+from pathways.extraction.extracting import ExtractionError, extract
 from pathways.extraction.network import ExtractedNetwork, Extraction, Layer
 
 __all__ = ["ExtractedNetwork", "Extraction", "ExtractionError", "Layer", "extract"]

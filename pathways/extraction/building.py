@@ -261,7 +261,7 @@ class Builder:
         )
 
     def own(self, node: fx.Node, dim: int = 0, kept: Sequence[int] | None = None) -> fx.Node:
-        """A parameter or buffer of the target, or what follows from these alone, or a part of it."""
+        """A parameter or buffer of the target or what follows from these alone; some of it."""
         key = ("own", node, dim, None if kept is None else tuple(kept))
         if key in self._memo:
             return self._memo[key]
@@ -353,7 +353,9 @@ class Builder:
                     bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)
                     bound.arguments["inplace"] = True
                     node.args, node.kwargs = bound.args, bound.kwargs
-            elif "whole" in node.meta and len(set(node.all_input_nodes)) > 1:  # which operands have the shape of the result
+            elif (
+                "whole" in node.meta and len(set(node.all_input_nodes)) > 1
+            ):  # which operands have the shape of the result
                 for operand in node.meta["whole"]:
                     if self._is_owned(operand):
                         others = [other for other in node.args if other is not operand]

@@ -13,16 +13,17 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 # What a function computes by itself on every element; further arguments are numbers.
-_POINTWISE = (
-    "relu relu6 silu gelu hardswish leaky_relu elu mish selu celu rrelu hardtanh sigmoid tanh "
-    "hardsigmoid softplus softsign logsigmoid log_sigmoid tanhshrink hardshrink softshrink "
-    "threshold exp log log1p expm1 sqrt rsqrt abs neg square clamp clamp_min clamp_max clip pow "
-    "erf sin cos reciprocal sign"
-).split()
-_IDENTITY = (
-    "contiguous clone to float double half bfloat16 dropout dropout1d dropout2d dropout3d "
-    "alpha_dropout feature_dropout feature_alpha_dropout"
-).split()
+_POINTWISE = [
+    "relu", "relu6", "silu", "gelu", "hardswish", "leaky_relu", "elu", "mish", "selu", "celu",
+    "rrelu", "hardtanh", "sigmoid", "tanh", "hardsigmoid", "softplus", "softsign", "logsigmoid",
+    "log_sigmoid", "tanhshrink", "hardshrink", "softshrink", "threshold", "exp", "log", "log1p",
+    "expm1", "sqrt", "rsqrt", "abs", "neg", "square", "clamp", "clamp_min", "clamp_max", "clip",
+    "pow", "erf", "sin", "cos", "reciprocal", "sign",
+]  # fmt: skip
+_IDENTITY = [
+    "contiguous", "clone", "to", "float", "double", "half", "bfloat16", "dropout", "dropout1d",
+    "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout",
+]  # fmt: skip
 
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _NORM = ("running_mean", "running_var")
@@ -64,7 +65,8 @@ _OPERATIONS: list[tuple[str, tuple[str, ...], list[str]]] = [
         "interpolate",
         ("input",),
         ["interpolate", "upsample", "upsample_linear1d", "upsample_bilinear2d"]
-        + ["upsample_trilinear3d"] + [f"upsample_nearest{n}d" for n in (1, 2, 3)],
+        + ["upsample_trilinear3d"]
+        + [f"upsample_nearest{n}d" for n in (1, 2, 3)],
     ),
     ("pad", ("input", "pad", "mode", "value"), ["pad"]),
     ("getitem", ("input", "index"), ["getitem"]),
@@ -112,15 +114,15 @@ _MODULES: list[tuple[str, tuple[type[nn.Module], ...]]] = [
 ]  # fmt: skip
 _MODULE_OPERATIONS = {kind: name for name, kinds in _MODULES for kind in kinds}
 # Operations, and names of others, whose result may be, or lie in, the memory of their argument.
-_VIEWS = frozenset(
-    "flatten reshape permute transpose unsqueeze squeeze getitem slice narrow chunk split identity "
-    "pad attribute".split()
-)
-_OTHER_VIEWS = frozenset(
-    "expand expand_as view_as reshape_as unflatten unbind t adjoint select movedim moveaxis swapdims "
-    "diagonal unfold as_strided tensor_split hsplit vsplit split_with_sizes type_as alias "
-    "broadcast_to narrow_copy Unflatten".split()
-)
+_VIEWS = {
+    "flatten", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "getitem", "slice",
+    "narrow", "chunk", "split", "identity", "pad", "attribute",
+}  # fmt: skip
+_OTHER_VIEWS = {
+    "expand", "expand_as", "view_as", "reshape_as", "unflatten", "unbind", "t", "adjoint", "select",
+    "movedim", "moveaxis", "swapdims", "diagonal", "unfold", "as_strided", "tensor_split", "hsplit",
+    "vsplit", "split_with_sizes", "type_as", "alias", "broadcast_to", "detach", "Unflatten",
+}  # fmt: skip
 _INPLACE_OPERATORS = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
@@ -233,9 +235,7 @@ def make_functional(captured: fx.GraphModule) -> None:
         names = _names_of(captured, target)
         for other in _memory_of(captured, target) - names:
             if any(order.get(user, -1) > order[node] for user in other.users):
-                raise CannotFollow(
-                    f"{node} writes into memory that {other} shares"
-                )
+                raise CannotFollow(f"{node} writes into memory that {other} shares")
         for name in names:
             for user in list(name.users):
                 if user is not result and order.get(user, -1) > order[node]:
@@ -351,8 +351,9 @@ def private_copy(module: nn.Module) -> nn.Module:
     module = copy.deepcopy(module)
     for part in module.modules():
         if isinstance(getattr(part, "inplace", None), bool):
-            part.inplace = False
+            part.inplace = False  # type: ignore[assignment]
     return module
+
 
 def own_name(name: str) -> str:
     """A path in the target, of a path in the captured graph."""

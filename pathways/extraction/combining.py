@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,13 @@ from pathways.extraction.operations import NotUnderstood, Operation
 
 if TYPE_CHECKING:
     from pathways.extraction.building import Builder
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+}
 
 
 class _Operand:
@@ -97,12 +105,10 @@ class Combination(Operation):
         self.operands = [_Operand(analysis, node, dim, value) for value in (first, second)]
         a, b = (operand.channels for operand in self.operands)
         alive = a.alive | b.alive
-        function = {"add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div}
-        constant = function[self.name](a.constant, b.constant)
+        constant: Tensor = _FUNCTIONS[self.name](a.constant, b.constant)
         if self.name == "mul":
             zero = (~a.alive & (a.constant == 0)) | (~b.alive & (b.constant == 0))
             alive = alive & ~zero
-        # In eager runs a constant is rounded after every operation.
         self.channels = a.but(alive=alive, constant=constant)
 
     def _channel_dim(self, values: tuple[Any, Any]) -> int:
@@ -124,7 +130,7 @@ class Combination(Operation):
         if self.name == "add" and all(operand.fills for operand in self.operands):
             return self._sum(builder, kept)
         first, second = (operand.emit(builder, kept) for operand in self.operands)
-        made = builder.graph.create_node("call_function", _FUNCTIONS[self.name], (first, second))
+        made = builder.function(_FUNCTIONS[self.name], first, second)
         if self.name == "add":
             made.meta["whole"] = [
                 given
@@ -174,9 +180,6 @@ class Combination(Operation):
             made = part if made is None else builder.function(torch.add, made, part)
         assert isinstance(made, fx.Node)
         return made
-
-
-_FUNCTIONS = {"add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div}
 
 
 def combined(analysis: Analysis, node: fx.Node, call: Call) -> Operation:

@@ -310,7 +310,9 @@ class Convolution(OneInput):
         x = builder.anchor(self.source, 1)
         weight = self.weight.new_zeros(1, 1, *self.weight.shape[2:])
         make = self._maker(weight, None, 1)
-        return builder.module(f"{self.name}_shape", _key("shape", self.name, str(self.options)), make, x)
+        return builder.module(
+            f"{self.name}_shape", _key("shape", self.name, str(self.options)), make, x
+        )
 
 
 class BatchNorm(PerChannel):
@@ -333,7 +335,10 @@ class BatchNorm(PerChannel):
             None if tensor is None else tensor.cpu().double()
             for tensor in (self.mean, self.variance, self.weight, self.bias)
         ]
-        constant = F.batch_norm(channels.constant[None], *tensors, eps=self.eps)[0]  # type: ignore[arg-type]
+        mean, variance, weight, bias = tensors
+        constant = F.batch_norm(
+            channels.constant[None], mean, variance, weight, bias, eps=self.eps
+        )[0]
         super().__init__(analysis, node, call.input, constant=constant)
 
     def apply(self, builder: Builder, x: fx.Node) -> fx.Node:

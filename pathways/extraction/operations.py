@@ -270,9 +270,7 @@ def _rearranged(analysis: Analysis, node: fx.Node, call: Call) -> Operation:
         raise NotUnderstood
     count = len(analysis.facts[source].shape)
     if call.name == "permute":
-        return PerChannel(
-            analysis, node, source, dim=_dims(call.get("dims"), count).index(dim)
-        )
+        return PerChannel(analysis, node, source, dim=_dims(call.get("dims"), count).index(dim))
     if call.name == "transpose":
         first, second = _dims((call.get("dim0"), call.get("dim1")), count)
         other = {first: second, second: first}.get(dim, dim)
@@ -330,9 +328,7 @@ class Reshape(OneInput):
         if present == kept:
             return made
         wanted = torch.tensor([present.index(feature) for feature in kept])
-        return builder.function(
-            torch.index_select, made, self.dim, builder.buffer("index", wanted)
-        )
+        return builder.function(torch.index_select, made, self.dim, builder.buffer("index", wanted))
 
     def anchor(self, builder: Builder) -> fx.Node:
         made = self._applied(builder, builder.anchor(self.source, self.input_dim), 1)
@@ -412,9 +408,7 @@ def _getitem(analysis: Analysis, node: fx.Node, call: Call) -> Operation:
     return _sliced(analysis, node, source, parts)
 
 
-def _sliced(
-    analysis: Analysis, node: fx.Node, source: fx.Node, parts: list[slice]
-) -> Operation:
+def _sliced(analysis: Analysis, node: fx.Node, source: fx.Node, parts: list[slice]) -> Operation:
     dim = analysis.channel_dim(source)
     if dim is None:
         raise NotUnderstood

@@ -213,9 +213,7 @@ def _smaller(
     captured: fx.GraphModule, target: GatedTarget, pathway: Pathway, images: Tensor
 ) -> tuple[fx.GraphModule, Builder]:
     markers = {
-        node: int(node.args[1])  # type: ignore[arg-type]
-        for node in captured.graph.nodes
-        if node.target is site_marker()
+        node: int(node.args[1]) for node in captured.graph.nodes if node.target is site_marker()
     }
     make_scriptable(captured.graph)
     make_functional(captured)
@@ -234,9 +232,7 @@ class _Differs(Exception):
     """A network that does not give the logits of the gated target."""
 
 
-def _difference(
-    network: nn.Module, target: GatedTarget, pathway: Pathway, images: Tensor
-) -> float:
+def _difference(network: nn.Module, target: GatedTarget, pathway: Pathway, images: Tensor) -> float:
     """Largest difference of logits from the gated target, on batches of two sizes."""
     worst = 0.0
     gates = [gate.to(images.device) for gate in pathway.gates(torch.bool)]
