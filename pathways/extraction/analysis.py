@@ -12,6 +12,8 @@ from torch import Tensor, fx, nn
 from pathways.extraction.calls import Call, read_call
 from pathways.pathway import Pathway
 
+_FIXED = ("placeholder", "get_attr", "output")
+
 
 @dataclass(frozen=True)
 class Channels:
@@ -59,21 +61,31 @@ class Fact:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph once, notes what its tensors are like, and keeps those without the input."""
+    """Runs a graph once, notes what its tensors are like, and keeps what is the same in every run.
+
+    That is tensors (``static``) and numbers and shapes (``literals``) that follow from parameters.
+    """
 
     def __init__(self, captured: fx.GraphModule) -> None:
         super().__init__(captured)
         self.facts: dict[fx.Node, Fact] = {}
         self.static: dict[fx.Node, Tensor] = {}
+        self.literals: dict[fx.Node, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
+        sources = n.all_input_nodes
+        fixed = n.op == "get_attr" or (
+            n.op in ("call_function", "call_method")
+            and len(sources) > 0
+            and all(node in self.static or node in self.literals for node in sources)
+        )
         if isinstance(value, Tensor):
             self.facts[n] = Fact(tuple(value.shape), value.dtype)
-            sources = n.all_input_nodes
-            inside = n.op in ("call_function", "call_method") and len(sources) > 0
-            if n.op == "get_attr" or (inside and all(node in self.static for node in sources)):
+            if fixed:
                 self.static[n] = value.detach()
+        elif fixed and isinstance(value, int | float | tuple | torch.dtype | torch.device):
+            self.literals[n] = tuple(value) if isinstance(value, tuple) else value
         return value
 
 
@@ -104,6 +116,7 @@ class Analysis:
             recorder.run(example)
         self.facts = recorder.facts
         self.static = recorder.static
+        self.literals = recorder.literals
         self.channels: dict[fx.Node, Channels] = {}
         self.operations: dict[fx.Node, Operation] = {}
         self.calls: dict[fx.Node, Call] = {}
@@ -115,7 +128,11 @@ class Analysis:
                 value = None if baseline is None else baseline[site]
                 dim = pathway.sites[site].channel_dim
                 operation = Site(self, node, dim, gates[site], value)
-            elif node in self.static or node.op in ("placeholder", "get_attr", "output"):
+            elif (
+                node in self.static
+                or node in self.literals
+                or node.op in ("placeholder", "get_attr", "output")
+            ):
                 continue
             else:
                 call = read_call(node, captured)

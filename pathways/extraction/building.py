@@ -214,6 +214,8 @@ class Builder:
         replaced: dict[fx.Node, fx.Node] | None = None,
         args: Sequence[Any] | None = None,
     ) -> Any:
+        if node in self.analysis.literals:
+            return self.analysis.literals[node]
         size = None if replaced else self._size(node)
         if size is not None:
             return size

@@ -73,7 +73,7 @@ _OPERATIONS: list[tuple[str, tuple[str, ...], list[str]]] = [
     ("slice", ("input", "dim", "start", "end", "step"), ["slice"]),
     ("narrow", ("input", "dim", "start", "length"), ["narrow"]),
     ("chunk", ("input", "chunks", "dim"), ["chunk"]),
-    ("split", ("input", "split_size_or_sections", "dim"), ["split"]),
+    ("split", ("input", "split_size_or_sections", "dim"), ["split", "split_with_sizes"]),
     ("size", ("input", "dim"), ["size", "sym_size"]),
     ("attribute", ("input", "name"), ["getattr"]),
     ("pointwise", ("input",), _POINTWISE),
@@ -121,7 +121,7 @@ _VIEWS = {
 _OTHER_VIEWS = {
     "expand", "expand_as", "view_as", "reshape_as", "unflatten", "unbind", "t", "adjoint", "select",
     "movedim", "moveaxis", "swapdims", "diagonal", "unfold", "as_strided", "tensor_split", "hsplit",
-    "vsplit", "split_with_sizes", "type_as", "alias", "broadcast_to", "detach", "Unflatten",
+    "vsplit", "type_as", "alias", "broadcast_to", "detach", "Unflatten",
 }  # fmt: skip
 _INPLACE_OPERATORS = {
     operator.iadd: operator.add,

@@ -451,7 +451,7 @@ def _part_of_split(analysis: Analysis, node: fx.Node, call: Call) -> Operation:
     if split.name == "chunk":
         size: Any = -(-count // int(split.get("chunks")))
     else:
-        size = split.get("split_size_or_sections", split.get("split_size"))
+        size = split.get("split_size_or_sections")
     if isinstance(size, int):
         size = [min(size, count - start) for start in range(0, count, size)]
     if not isinstance(size, list | tuple) or not all(isinstance(part, int) for part in size):
