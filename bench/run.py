@@ -106,7 +106,8 @@ def main() -> None:
     for kind in ("rows", "figures"):
         results[kind] = [entry for part in parts for entry in part[kind]]
 
-    ops = [file for file in files if file.name != "bench_gated_model.py"]
+    whole_nets = ("bench_extract.py", "bench_gated_model.py")
+    ops = [file for file in files if file.name not in whole_nets]
     small = "tiny" if arguments.size == "tiny" else "quick"
     options = ("--alone", "--benchmark-only")
     results["levels"] = {

@@ -431,6 +431,35 @@ def export(
 
 
 @app.command()
+def extract(
+    run_folder: RunFolder,
+    about: Annotated[str, typer.Option("--class", help="Class (name or number).")],
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("small.pt2"),
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Frequency from which a channel belongs to the class; default: the run's."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the pathway of a class as a network of its own: smaller, and free of this package.
+
+    The file is one of torch.export and takes images in [0, 1]. Its logits are those of the target
+    with all other channels switched off.
+    """
+    with command(as_json) as output:
+        from pathways.pipeline import save_extracted
+        from pathways.printing import show_extraction
+        from pathways.runs import Run, class_index
+
+        run = Run.open(run_folder)
+        result = save_extracted(run, class_index(about, run.classes), out, threshold)
+        show_extraction(output, result, out)
+        output.result({"run": str(run_folder), "file": str(out), **result})
+
+
+@app.command()
 def overlap(
     file: Annotated[Path, typer.Argument(help="Saved pathways or class pathways.")],
     other: Annotated[

@@ -449,6 +449,54 @@ def save_explainer(
     return difference
 
 
+def save_extracted(
+    run: Run, label: int, path: str | os.PathLike[str], threshold: float | None = None
+) -> dict[str, Any]:
+    """Write the pathway of a class as a network of its own, see :mod:`pathways.extraction`.
+
+    Args:
+        run (Run): an evaluated run.
+        label (int): the class.
+        path (path): ``.pt2`` file to write; it takes images in [0, 1].
+        threshold (float or None): frequency from which a channel belongs to the class; None is what
+            the run's class pathways have.
+
+    Returns:
+        dict: JSON-able: ``class``, ``name``, ``threshold``, ``bytes``, ``largest_difference`` from
+            the gated target, and the figures of :class:`pathways.extraction.Extraction`.
+
+    Raises:
+        FileNotFoundError: the run has no class pathways yet.
+        ValueError: an empty class, units instead of channels, or a target that cannot be captured.
+    """
+    from pathways.extraction import extract, save_program
+
+    if run.class_pathways is None:
+        raise FileNotFoundError(
+            f"run {run.path} has no class pathways yet; make them by: pathways evaluate {run.path}"
+        )
+    classes = run.class_pathways
+    if threshold is not None:
+        classes = classes.with_threshold(threshold)
+    small = extract(run.target, classes[label])
+    info = {
+        "class": label,
+        "name": run.classes[label],
+        "classes": list(run.classes),
+        "threshold": classes.threshold,
+        "fingerprint": run.target.fingerprint,
+    }
+    difference = save_program(
+        small,
+        path,
+        run.example_images().to(run.target.device),
+        preprocessing=run.preprocessing,
+        info=info,
+    )
+    result = small.extraction.to_json() | info | {"bytes": Path(path).stat().st_size}
+    return result | {"largest_difference": max(difference, small.extraction.largest_difference)}
+
+
 def run_pipeline(
     target: GatedTarget,
     preprocessing: Preprocessing,

@@ -81,3 +81,26 @@ def show_overlap(output: Output, result: dict[str, Any]) -> None:
         table.add_row(row["site"], *cells, number(row["different_name_iou"]))
     output.show(table)
     output.show(f"{len(result['rows'])} x {len(result['columns'])} pathways; {result['picture']}")
+
+
+def show_extraction(output: Output, result: dict[str, Any], file: Path) -> None:
+    """What was removed, layer by layer, and in all."""
+    table = Table(title=f"pathway of class {result['class']} ({result['name']}) as a network")
+    table.add_column("layer", no_wrap=True)
+    for name in ("inputs", "outputs", "multiplications"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for layer in result["layers"]:
+        table.add_row(
+            layer["name"],
+            f"{layer['inputs']} of {layer['inputs_before']}",
+            f"{layer['outputs']} of {layer['outputs_before']}",
+            f"{layer['multiplications']:,} of {layer['multiplications_before']:,}",
+        )
+    output.show(table)
+    for what in ("channels", "parameters", "multiplications"):
+        now, before = result[what], result[f"{what}_before"]
+        output.show(f"{what}: {now:,} of {before:,} ({now / max(before, 1):.1%})")
+    output.show(
+        f"Wrote {file} ({result['bytes'] / 1e6:.2f} MB); its logits equal those of the gated "
+        f"target to {result['largest_difference']:.1e}."
+    )

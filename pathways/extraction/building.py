@@ -302,7 +302,7 @@ class Builder:
     def _size(self, node: fx.Node) -> Any:
         """Shapes, of which the number of channels is the old one; None for other nodes."""
         call = self.analysis.calls.get(node)
-        if call is None or "input" not in call.arguments:
+        if call is None or call.name not in ("getitem", "size", "attribute"):
             return None
         source = call.input
         if call.name == "getitem" and isinstance(self._made.get(source), tuple):

@@ -238,8 +238,8 @@ def _avg_pool(analysis: Analysis, node: fx.Node, call: Call) -> Operation:
 
 
 def _interpolate(analysis: Analysis, node: fx.Node, call: Call) -> Operation:
-    if any(other is not call.input for other in node.all_input_nodes):
-        raise NotUnderstood  # a size that follows from other tensors
+    if any(other is not call.input and other in analysis.facts for other in node.all_input_nodes):
+        raise NotUnderstood
     _check_channels_first(analysis, node, call)
     return PerChannel(analysis, node, call.input)
 
@@ -324,10 +324,10 @@ class Reshape(OneInput):
         made = self._applied(builder, builder.take(
             self.source, self.input_dim, used.nonzero().squeeze(1).tolist()
         ), int(used.sum()))  # fmt: skip
-        present = used[self.of_feature].nonzero().squeeze(1).tolist()
-        if present == kept:
+        present = used[self.of_feature].nonzero().squeeze(1)
+        if len(present) == len(kept):
             return made
-        wanted = torch.tensor([present.index(feature) for feature in kept])
+        wanted = torch.searchsorted(present, torch.tensor(kept))
         return builder.function(torch.index_select, made, self.dim, builder.buffer("index", wanted))
 
     def anchor(self, builder: Builder) -> fx.Node:

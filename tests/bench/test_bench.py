@@ -36,6 +36,7 @@ def test_every_bench_runs(tmp_path):
         "binarize",
         "class_frequency",
         "class_overlap",
+        "extracted network",
         "gated_backward",
         "gated_forward",
         "gated_forward_",
@@ -49,7 +50,7 @@ def test_every_bench_runs(tmp_path):
         for peer in row["beside"]:
             assert "missing" in peer or 0 < peer["low"] <= peer["ratio"] <= peer["high"]
     at_level = {row["op"] for row in figures["levels"]["scalar"]}
-    assert at_level == ops - {"gated model"}
+    assert at_level == ops - {"gated model", "extracted network"}
     assert all(row["beside"] == [] for row in figures["levels"]["scalar"])
 
 

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from pathways import ClassPathways, Pathway
+from pathways.extraction import read_info
 from pathways.runs import Run
 
 
@@ -15,7 +18,7 @@ def test_version_and_help(trained):
     import pathways
 
     assert trained.call("--version").stdout.strip() == f"pathways {pathways.__version__}"
-    for name in ("demo", "sites", "fit", "evaluate", "explain", "export", "overlap"):
+    for name in ("demo", "sites", "fit", "evaluate", "explain", "export", "extract", "overlap"):
         result = trained.call(name, "--help")
         assert result.exit_code == 0
         assert "--json" in result.stdout
@@ -171,6 +174,46 @@ def test_export_gives_the_runs_explanations(project, evaluated, tmp_path):
     torch.testing.assert_close(gated_logits, eager.gated_logits, atol=1e-5, rtol=0)
     torch.testing.assert_close(importance, eager.importance, atol=1e-5, rtol=0)
     assert torch.equal(words, eager.pathway.words)
+
+
+def test_extract_writes_a_network_that_needs_nothing_of_ours(project, evaluated, tmp_path):
+    classes = ClassPathways.load(evaluated / "class_pathways.safetensors")
+    members = classes.members.clone()
+    members[1, ::3] = 0  # this small run keeps nearly everything
+    spare = ClassPathways(members, classes.counts, classes.sites, classes.fingerprint)
+    spare.save(project.run / "class_pathways.safetensors")
+    out = tmp_path / "small.pt2"
+    value = project.json("extract", project.run, "--class", "right", "--out", out)
+    assert value["class"] == 1 and value["name"] == "right"
+    assert value["file"] == str(out) and value["bytes"] == out.stat().st_size
+    assert value["largest_difference"] < 1e-4
+    run = Run.open(project.run)
+    pathway = run.class_pathways[1]
+    assert value["channels"] == int(pathway.sizes()) < 24
+    assert value["parameters"] < value["parameters_before"]
+    assert read_info(out)["classes"] == ["left", "right", "low"]
+    images = run.example_images(5)
+    torch.save(images, tmp_path / "images.pt")
+    program = (
+        "import sys, torch; images = torch.load(sys.argv[1]); "
+        "torch.save(torch.export.load(sys.argv[2]).module()(images), sys.argv[1]); "
+        "assert 'pathways' not in sys.modules"
+    )
+    arguments = [sys.executable, "-c", program, str(tmp_path / "images.pt"), str(out)]
+    subprocess.run(arguments, check=True, cwd=tmp_path)
+    wanted = run.target.gated(run.preprocessing(images), pathway.gates())
+    torch.testing.assert_close(torch.load(tmp_path / "images.pt"), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_extract_with_a_threshold_prints_what_is_left(project, evaluated, tmp_path):
+    shutil.copy(evaluated / "class_pathways.safetensors", project.run)
+    arguments = ("extract", project.run, "--class", "0", "--threshold", "1")
+    result = project.call(*arguments, "--out", tmp_path / "s.pt2")
+    assert result.exit_code == 0, result.output
+    kept = int(Run.open(project.run).class_pathways.with_threshold(1.0)[0].sizes())
+    assert f"channels: {kept} of 24" in result.stdout
+    assert "pathway of class 0 (left) as a network" in result.stdout
+    assert "its logits equal those of the gated target to" in " ".join(result.stdout.split())
 
 
 def test_overlap_of_one_file_and_of_two(project, evaluated, tmp_path):

@@ -378,3 +378,20 @@ def test_signal_of_a_real_terminal(trained, tmp_path):
     assert "interrupted; go on with: pathways fit" in stderr
     assert "Traceback" not in stderr
     assert torch.load(out / "last.ckpt", weights_only=True)["global_step"] > 0
+
+
+def test_extract_errors(project, evaluated, tmp_path):
+    out = tmp_path / "small.pt2"
+    arguments = ["extract", project.run, "--class", "left", "--out", out]
+    assert f"has no class pathways yet; make them by: pathways evaluate {project.run}" in fails(
+        project, *arguments
+    )
+    shutil.copy(evaluated / "class_pathways.safetensors", project.run)
+    assert "class must be a name (left, right, low) or a number" in fails(
+        project, "extract", project.run, "--class", "cat", "--out", out
+    )
+    assert "threshold must be in [0, 1], got 2.0" in fails(project, *arguments, "--threshold", "2")
+    out.write_text("kept")
+    missing = tmp_path / "no" / "small.pt2"
+    assert "cannot write" in fails(project, *arguments[:-1], missing)
+    assert out.read_text() == "kept"

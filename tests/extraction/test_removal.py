@@ -465,6 +465,34 @@ def test_shapes(baseline):
                 assert kept["head"][0] == (16 * sum(third) if reached else 0)
 
 
+class MoreShapes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.next = nn.Conv2d(5, 4, 1)
+        self.register_buffer("mean", torch.rand(4))
+        self.head = nn.Linear(24, 2)
+
+    def forward(self, x):
+        x = F.relu(self.conv(x))
+        x = torch.narrow(x, 1, 1, 5)
+        x = self.next(x[..., 2:])[:, :, 0:6:2]
+        x = F.interpolate(x, size=(x.shape[2], 2 * x.ndim - 2))
+        x = x - self.mean.reshape(1, self.mean.shape[0], 1, 1).to(x.dtype)
+        x = x + torch.ones(1, device=x.device, dtype=x.dtype)
+        x = x.permute(0, 2, 3, 1)[:, :2, :3].flatten(1)
+        return self.head(F.silu(x))
+
+
+def test_more_shapes_and_a_site_behind_a_view():
+    """The site has features: places of channels, some of which are kept."""
+    for first in ([0, 1, 0, 0, 1, 1], [0] * 6):
+        for second in ([0, 1, 1, 0] * 3 + [0, 1, 0, 0] * 3, [0] * 24):
+            small = small_of(MoreShapes(), IMAGE, [first, second], [[0.5] * 6, [0.2] * 24])
+            assert layers_of(small)["head"][0] == (sum(second) if any(first) else 0)
+            assert layers_of(small)["conv"][1] == (3 if any(first) and any(second) else 0)
+
+
 def test_channels_shuffled_in_a_way_that_is_not_followed():
     """Every channel is kept around it; the sites are gated exactly all the same."""
 

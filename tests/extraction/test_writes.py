@@ -9,6 +9,7 @@ from torch.nn import functional as F
 import pathways
 from pathways import ExtractionError, GatedTarget
 from pathways.extraction.calls import CannotFollow, make_functional
+from pathways.models import resnet20
 
 
 def check(model, kept, baseline=0.5):
@@ -129,10 +130,12 @@ def test_in_place_operators_of_a_graph_are_followed():
     assert module(torch.tensor([-1.0, 2])).tolist() == [1, 3]
 
 
-@pytest.mark.parametrize("name", ["vgg", "densenet", "mobilenet", "squeeze_excitation"])
+@pytest.mark.parametrize(
+    "name", ["vgg", "densenet", "mobilenet", "squeeze_excitation", "norm_after_relu", "resnet20"]
+)
 def test_program_of_torch_export_as_target(name):
     """Its operations have other names, and parameters of their own."""
-    model = NETS[name][0]().eval()
+    model = (resnet20() if name == "resnet20" else NETS[name][0]()).eval()
     program = torch.export.export(
         model, (torch.randn(2, *IMAGE),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
     )
