@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import operator
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from pathways.extraction.network import Layer
 
 # What computes a tensor that nobody else holds and that no gradient needs again.
 _FRESH_MODULES = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.Linear)
-_FRESH_FUNCTIONS = {torch.add, torch.index_add}
+_FRESH_FUNCTIONS = {operator.add, torch.add, torch.index_add}
 _FRESH_METHODS = {"add_", "index_add_", "index_copy_"}
 _RELU = ("relu", torch.relu, torch.ops.aten.relu)
 _INPLACE = (F.relu, F.relu6, F.silu, F.hardswish, F.leaky_relu, F.elu, F.selu, F.celu, F.mish)
@@ -41,7 +42,10 @@ class Builder:
         self.layers: dict[fx.Node, Layer] = {}
         self._made: dict[fx.Node, Any] = {}
         self._memo: dict[Hashable, fx.Node] = {}
-        self._names = {"network"}
+        self._names: set[str] = set()
+        self._names_of_target = frozenset(
+            own_name(name) for name, _ in analysis.captured.named_modules()
+        )
         self._modules: dict[Hashable, str] = {}
         self._kept = {
             node: analysis.kept(node).nonzero().squeeze(1).tolist() for node in analysis.channels
@@ -94,14 +98,15 @@ class Builder:
         """A call of a module named like the one it comes from; equal keys share one module."""
         if key not in self._modules:
             self._modules[key] = self._free_name(name)
-            self._attach(self._modules[key], make())
+            path, _, last = self._modules[key].rpartition(".")
+            self._container(path).add_module(last, make())
         return self.graph.call_module(self._modules[key], args)
 
     def buffer(self, name: str, value: Tensor) -> fx.Node:
         """A constant tensor, on the device of the model."""
         contents = (name, value.dtype, tuple(value.shape), tuple(value.flatten().tolist()))
-        if contents not in self._memo or value.numel() > 10**6:
-            free = self._free_name(name)
+        if contents not in self._memo:
+            free = self._free_name(name, self._names_of_target)
             self.root.register_buffer(free, value.to(self.device))
             self._memo[contents] = self.graph.get_attr(free)
         return self._memo[contents]
@@ -276,19 +281,14 @@ class Builder:
             path, _, last = name.rpartition(".")
             owner = self.analysis.captured.get_submodule(path)
             trained = isinstance(getattr(owner, last), nn.Parameter)
-        free = self._free_name(name)
-        path, _, last = free.rpartition(".")
+        path, _, last = self._free_name(name).rpartition(".")
         owner = self._container(path)
         if trained:
             owner.register_parameter(last, nn.Parameter(value.clone()))
         else:
             owner.register_buffer(last, value.clone())
-        self._memo[key] = self.graph.get_attr(free)
+        self._memo[key] = self.graph.get_attr(f"{path}.{last}" if path else last)
         return self._memo[key]
-
-    def _attach(self, name: str, module: nn.Module) -> None:
-        path, _, last = name.rpartition(".")
-        self._container(path).add_module(last, module)
 
     def _container(self, path: str) -> nn.Module:
         """The module at a path, made where there is none."""
@@ -362,7 +362,7 @@ class Builder:
                     if self._is_owned(operand):
                         others = [other for other in node.args if other is not operand]
                         node.op = "call_method"
-                        node.target = "add_" if node.target is torch.add else "index_add_"
+                        node.target = "index_add_" if node.target is torch.index_add else "add_"
                         node.args = (operand, *others)
                         break
 
@@ -375,12 +375,18 @@ class Builder:
             return node.target in _FRESH_METHODS
         return node.op == "call_function" and node.target in _FRESH_FUNCTIONS
 
-    def _free_name(self, name: str) -> str:
-        """``name`` without the root's prefix, with a number where it is taken."""
-        name = own_name(name)
-        for number in itertools.count():
-            free = name if number == 0 else f"{name}_{number}"
-            if free not in self._names:
-                self._names.add(free)
-                return free
-        raise AssertionError
+    def _free_name(self, name: str, reserved: frozenset[str] = frozenset()) -> str:
+        """A path like the one in the target, with a number where it, or a part of it, is taken."""
+        *path, last = own_name(name).split(".")
+        if hasattr(fx.GraphModule, (path or [last])[0]):
+            path = ["model", *path]  # the target has a part that is called "graph", say
+        owners = [".".join(path[: length + 1]) for length in range(len(path))]
+        if any(owner in self._modules.values() for owner in owners):
+            path, last, owners = [], "_".join([*path, last]), []
+        free = [*path, last]
+        for number in itertools.count(1):
+            if ".".join(free) not in self._names | reserved:
+                break
+            free = [*path, f"{last}_{number}"]
+        self._names.update([*owners, ".".join(free)])
+        return ".".join(free)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     from pathways.extraction.building import Builder
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "add": torch.add,
-    "sub": torch.sub,
-    "mul": torch.mul,
-    "div": torch.div,
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
 }
 
 
@@ -145,7 +146,7 @@ class Combination(Operation):
         whole = [bool(operand.channels.alive[index].all()) for operand in self.operands]
         if all(whole):
             first, second = (operand.emit(builder, kept) for operand in self.operands)
-            made = builder.function(torch.add, first, second)
+            made = builder.function(operator.add, first, second)
             made.meta["whole"] = [first, second]
             return made
         # Where neither is whole, the one with more channels is filled up.

@@ -129,7 +129,10 @@ class Pointwise(PerChannel):
         if any(other is not source for other in node.all_input_nodes):
             raise NotUnderstood
         channels = analysis.channels.get(source)
-        constant = None if channels is None else self._values(analysis, node, source, channels)
+        try:
+            constant = None if channels is None else self._values(analysis, node, source, channels)
+        except (RuntimeError, TypeError) as error:  # an argument that one number does not go with
+            raise NotUnderstood from error
         super().__init__(analysis, node, source, constant=constant)
 
     @staticmethod
