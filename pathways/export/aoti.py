@@ -175,11 +175,12 @@ def _compile(method: str, program: Program, folder: Path, machine: dict[str, Any
     known = config.get_config_copy()
     files: Any
     try:
-        files = aot_compile(
-            program.graph,
-            program.example,
-            options={name: value for name, value in options.items() if name in known},
-        )
+        with _quiet():
+            files = aot_compile(
+                program.graph,
+                program.example,
+                options={name: value for name, value in options.items() if name in known},
+            )
     except Exception as error:  # torch and the compiler raise many kinds
         raise ExportError(
             f"export: AOTInductor cannot compile {method}: {first_line(error)}"

@@ -156,6 +156,11 @@ def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} must be in format version {FORMAT_VERSION} or older, got {version}; "
             "upgrade pathways to read it"
         )
+    if format_of(info) not in (TORCHSCRIPT, AOTI):
+        raise ValueError(
+            f"{path} is in the format {format_of(info)}, expected {TORCHSCRIPT} or {AOTI}; "
+            "upgrade pathways to read it"
+        )
     return info
 
 

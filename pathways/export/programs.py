@@ -115,16 +115,14 @@ def trace_programs(explainer: ScriptedExplainer) -> dict[str, Program]:
             does not take images of a kind that can be told.
     """
     restore_overloads(explainer)
-    dtypes = [p.dtype for p in explainer.target.parameters() if p.is_floating_point()]
-    dtype = dtypes[0] if dtypes else torch.float32
     programs: dict[str, Program] = {}
     shape = list(explainer.input_shape)
     if not isinstance(explainer.preprocessing, nn.Identity):
-        programs["preprocess"] = _trace_preprocessing(explainer, dtype)
+        programs["preprocess"] = trace_preprocessing(explainer)
         sides = programs["preprocess"].outputs[0].shape[1:]
         shape = [side for side in sides if side is not None]
     width = explainer.word_offsets[-1]
-    inputs = Argument("inputs", dtype, [None, *shape])
+    inputs = Argument("inputs", _dtype(explainer), [None, *shape])
     classes = Argument("classes", torch.int64, [None])
     words = Argument("words", torch.int64, [None, width])
     methods: list[tuple[str, Callable[..., Any], list[Argument], list[str]]] = [
@@ -144,12 +142,19 @@ def trace_programs(explainer: ScriptedExplainer) -> dict[str, Program]:
     return programs
 
 
-def _trace_preprocessing(explainer: ScriptedExplainer, dtype: torch.dtype) -> Program:
-    """For images of any size if that makes no difference to the model, else of the model's."""
+def trace_preprocessing(explainer: ScriptedExplainer) -> Program:
+    """The preprocessing, for images of any size if the model sees no difference, else of its own.
+
+    Args:
+        explainer (ScriptedExplainer): one with a preprocessing.
+
+    Raises:
+        ExportError: it does not take such images.
+    """
     module, wanted = explainer.preprocessing, explainer.input_shape
     kind = type(module).__name__
     known = isinstance(module, Preprocessing)
-    fixed = Argument("images", torch.float32 if known else dtype, [None, *wanted])
+    fixed = Argument("images", torch.float32 if known else _dtype(explainer), [None, *wanted])
     if len(wanted) == 3:
         free = Argument("images", fixed.dtype, [None, wanted[0], None, None])
         try:
@@ -233,6 +238,11 @@ def _trace(
     module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     return Program(inputs, outputs, module, example, used, partial(run, explainer)), guarded
+
+
+def _dtype(explainer: ScriptedExplainer) -> torch.dtype:
+    dtypes = [p.dtype for p in explainer.target.parameters() if p.is_floating_point()]
+    return dtypes[0] if dtypes else torch.float32
 
 
 def _example(argument: Argument) -> Tensor:

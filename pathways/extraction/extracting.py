@@ -7,8 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
-from pathways.export.capture import capture_by_export, capture_by_fx, make_scriptable, site_marker
-from pathways.export.rewrite import _example, _reason, _where
+from pathways.export.capture import (
+    capture_by_export,
+    capture_by_fx,
+    first_line,
+    make_scriptable,
+    site_marker,
+)
+from pathways.export.rewrite import _example, _where
 from pathways.extraction.analysis import Analysis
 from pathways.extraction.building import Builder
 from pathways.extraction.calls import CannotFollow, make_functional
@@ -90,7 +96,7 @@ def extract(
                     else capture_by_export(target, images[:2])
                 )
             except Exception as error:
-                reasons.append(f"{way} stopped {_where(error, target.model)}: {_reason(error)}")
+                reasons.append(f"{way} stopped {_where(error, target.model)}: {first_line(error)}")
                 continue
             try:
                 network, builder = _smaller(captured, target, pathway, images)
@@ -243,7 +249,7 @@ def _difference(network: nn.Module, target: GatedTarget, pathway: Pathway, image
             try:
                 found = network(batch.clone())
             except Exception as error:
-                raise _Differs(f"fails on a batch of {count}: {_reason(error)}") from error
+                raise _Differs(f"fails on a batch of {count}: {first_line(error)}") from error
         precision = 10 * torch.finfo(wanted.dtype).eps ** 0.5
         scale = max(1.0, float(wanted.abs().max()))
         if found.shape != wanted.shape or not torch.allclose(

@@ -156,6 +156,23 @@ def test_explain_prints_a_table(project, image_file):
     assert (project.run / "explanations" / "photo-2.png").is_file()
 
 
+@pytest.mark.slow
+def test_export_as_native_code(project, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = project.call("export", project.run, "--format", "aoti")
+    assert result.exit_code == 0, result.output
+    assert "Wrote explainer.pt2" in result.stdout and "compiling" not in result.stdout
+    assert "compiling 5/5  done" in result.stderr
+    from pathways.export import load_compiled
+
+    run = Run.open(project.run)
+    images = run.images.test[:5].float() / 255
+    eager = run.explainer(run.preprocessing(images))
+    found = load_compiled("explainer.pt2").explain(images)
+    torch.testing.assert_close(found.gated_logits, eager.gated_logits, atol=1e-5, rtol=0)
+    assert found.pathway == eager.pathway
+
+
 def test_export_gives_the_runs_explanations(project, evaluated, tmp_path):
     out = tmp_path / "explainer.pt"
     shutil.copy(evaluated / "class_pathways.safetensors", project.run)

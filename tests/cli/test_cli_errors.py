@@ -232,7 +232,7 @@ def test_overlap_errors(project, evaluated, tmp_path):
 
 
 def test_export_errors(project, tmp_path):
-    assert "--format must be one of torchscript" in fails(
+    assert "--format must be one of torchscript, aoti, got 'onnx'" in fails(
         project, "export", project.run, "--format", "onnx"
     )
     message = fails(project, "export", project.run, "--out", tmp_path / "none" / "e.pt")

@@ -245,13 +245,13 @@ def test_class_pathways_that_do_not_fit(small, class_pathways):
 
 
 def test_unknown_format(small, tmp_path):
-    with pytest.raises(ValueError, match="format must be one of torchscript, got 'onnx'"):
+    with pytest.raises(ValueError, match="format must be one of torchscript, aoti, got 'onnx'"):
         export_explainer(small, tmp_path / "x", format="onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_formats_can_be_added(small, tmp_path, monkeypatch):
-    monkeypatch.setitem(WRITERS, "names", lambda module: ",".join(module.classes).encode())
+    monkeypatch.setitem(WRITERS, "names", lambda module, _: ",".join(module.classes).encode())
     export_explainer(small, tmp_path / "names", format="names", classes=CLASSES)
     assert (tmp_path / "names").read_text() == ",".join(CLASSES)
 
