@@ -160,7 +160,7 @@ def test_state_dict_goes_into_a_fresh_extraction():
     assert torch.equal(one(images), other(images))
 
 
-@pytest.mark.parametrize("name", ["vgg", "resnet_reused_inplace", "squeeze_excitation"])
+@pytest.mark.parametrize("name", ["vgg", "resnet_reused_inplace", "squeeze_excitation", "convnext"])
 def test_the_result_can_be_trained(name):
     target = make_target(name)
     target.baseline = random_baseline(target, torch.float32)

@@ -20,6 +20,8 @@ def small_of(model, example, kept, baseline=None, **options):
     images = torch.randn(3, *example.shape[1:]).double()
     wanted = target.gated(images.clone(), [mask[None] for mask in masks])
     torch.testing.assert_close(small(images), wanted, rtol=1e-11, atol=1e-11)
+    # The second way would hide a mistake in the first.
+    assert small.extraction.captured_by == "torch.fx"
     return small
 
 
@@ -540,12 +542,48 @@ def test_a_pool_over_the_last_dimension_of_tokens_mixes_their_channels():
         def __init__(self):
             super().__init__()
             self.linear = nn.Linear(5, 8)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x):
+            x = F.avg_pool1d(F.relu(self.linear(x)), 3, 1, 1)
+            return self.head(F.max_pool1d(x, 3, 1, 1).mean(1))
+
+    small_of(Tokens(), torch.zeros(1, 3, 5), [[1, 0, 1, 1, 0, 0, 0, 1]], [[0.5] * 8])
+
+
+def test_layers_along_another_dimension_than_the_channels():
+    class Across(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, padding=1)
+            self.rows = nn.Linear(8, 8)
+            self.columns = nn.Conv2d(8, 4, 1)
             self.head = nn.Linear(4, 2)
 
         def forward(self, x):
-            return self.head(F.adaptive_avg_pool1d(F.relu(self.linear(x)), 4).mean(1))
+            x = self.rows(F.relu(self.conv(x)))  # along the width
+            x = self.columns(F.gelu(x).transpose(1, 2)) + x.mean(3, keepdim=True)[:, :4]
+            return self.head(x.mean((2, 3)))
 
-    small_of(Tokens(), torch.zeros(1, 3, 5), [[1, 0, 1, 1, 0, 0, 0, 1]])
+    kept = [[1, 0, 1, 1, 0, 0, 0, 1], [0, 1, 1, 0, 0, 1, 1, 1]]
+    target = GatedTarget(Across(), IMAGE)
+    assert [site.channel_dim for site in target.sites] == [1, -1]
+    small_of(Across(), IMAGE, kept, [[0.5] * 8, [0.25] * 8])
+
+
+def test_a_result_that_is_read_twice_is_not_overwritten():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            x = self.conv(x)
+            y = F.relu(x) + x
+            return (x + y + F.silu(y)).mean((2, 3))
+
+    small_of(Twice(), IMAGE, [[1] * 4, [1] * 4])
+    small_of(Twice(), IMAGE, [[1, 0, 1, 1], [1, 1, 0, 0]], [[1.0] * 4, [0.5] * 4])
 
 
 def test_a_module_with_a_hook_stays_whole():
