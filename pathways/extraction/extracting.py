@@ -67,8 +67,7 @@ def extract(
             cannot be captured as a graph (module, line and reason are named).
         TypeError: a pathway or model of another type.
 
-    Source: our own; pathways as networks of their own are an idea of pruning, see for example
-    arXiv:1906.10771. Removing the constants exactly is our choice.
+    Source: our own; that constants are followed and removed exactly is our choice.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))

@@ -254,6 +254,26 @@ def test_half_precision_and_bfloat16():
         torch.testing.assert_close(small(images), wanted, rtol=tolerance, atol=tolerance)
 
 
+class Bytes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = vgg(3, 5, (8, 8))
+
+    def forward(self, x):
+        return self.body(x.to(torch.float32) / 255)
+
+
+def test_images_of_integers():
+    example = torch.randint(0, 255, (2, 3, 16, 16))
+    target = GatedTarget(Bytes().eval(), example)
+    mask = random_mask(target, 0.5)
+    wanted = target.gated(example, target.sites.gates(mask.float()))
+    small = pathways.extract(target, mask)
+    torch.testing.assert_close(small(example), wanted)
+    small = pathways.extract(target.model, mask, example_input=example)
+    torch.testing.assert_close(small(example), wanted)
+
+
 def test_output_fn_becomes_part_of_the_network():
     class Pair(nn.Module):
         def __init__(self):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from export_nets import IMAGE, NETS, DataControlled
+from export_nets import IMAGE, NETS, DataControlled, make_target
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -77,6 +77,34 @@ def test_writes(between):
     kept = [[1, 0, 1, 0], [0, 1, 1, 1], [1, 1, 0, 0]]
     for baseline in (0.0, 0.5):
         check(Net(between), kept[:sites], baseline)
+
+
+@pytest.mark.parametrize("name, sites", [
+    ("preactivation_inplace", ["act"]), ("preactivation_inplace", ["#1"]),
+    ("resnet_reused_inplace", ["*#1"]), ("densenet", ["layers.*"]), ("squeeze_excitation", ["#0"]),
+])  # fmt: skip
+def test_activations_in_place_that_are_no_sites(name, sites):
+    target = make_target(name, sites=sites)
+    for share in (0.5, 0.0, 1.0):
+        mask = torch.rand(1, target.sites.num_neurons) < share
+        images = torch.randn(3, *IMAGE)
+        wanted = target.gated(images.clone(), target.sites.gates(mask.float()))
+        small = pathways.extract(target, mask)
+        torch.testing.assert_close(small(images), wanted, rtol=1e-5, atol=1e-5)
+        assert small.extraction.captured_by == "torch.fx"
+
+
+def test_positional_in_place_arguments_of_activations_that_are_no_sites():
+    def positional(net, x):
+        F.relu(x, True)
+        F.leaky_relu(x, 0.2, True)
+        return F.silu(x) * x
+
+    target = GatedTarget(Net(positional).eval(), torch.zeros(1, *IMAGE), sites=["#2"])
+    images = torch.randn(3, *IMAGE)
+    small = pathways.extract(target, torch.tensor([1, 0, 1, 0]))
+    wanted = target.gated(images, [torch.tensor([[1.0, 0, 1, 0]])])
+    torch.testing.assert_close(small(images), wanted)
 
 
 def through_a_view(net, x):
