@@ -383,7 +383,7 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="torchscript; or aoti, native code that a C++ compiler makes in about a minute.",
+            help="torchscript; or aoti, native code that a C++ compiler makes in minutes.",
         ),
     ] = "torchscript",
     as_json: Json = False,

@@ -190,16 +190,20 @@ def _compile(method: str, program: Program, folder: Path, machine: dict[str, Any
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's remarks on its own code (how it calls resizing) from the user."""
-    logger = logging.getLogger("torch._inductor.ir")
-    level = logger.level
+    """Keep torch's remarks on its own code, and on a GPU that is not there, from the user."""
+    loggers = [
+        logging.getLogger(f"torch.{name}") for name in ("_inductor.ir", "utils.cpp_extension")
+    ]
+    levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec", category=FutureWarning)
-        logger.setLevel(logging.ERROR)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _package(
@@ -253,9 +257,20 @@ def _check(programs: dict[str, Program], compiled: CompiledExplainer) -> None:
                 # A score on the edge may fall to either side: words need not be the same.
                 if argument.name == "words":
                     continue
-                if not torch.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True):
+                if not _alike(one, other, argument.name in ("gradient", "map")):
                     worst = (one - other).abs().max().item()
                     raise ExportError(
                         f"export: compiled {method} gives another {argument.name} than the "
                         f"explainer (largest difference {worst:.3g})"
                     )
+
+
+def _alike(one: Tensor, other: Tensor, slope: bool) -> bool:
+    """Whether results agree but for rounding, which decides on which side of zero a ReLU is.
+
+    Where it falls to the other side, a gradient differs by more than rounding, but in few places.
+    """
+    if torch.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True):
+        return True
+    difference = torch.nan_to_num(one - other).norm()
+    return slope and bool(difference < 0.1 * torch.nan_to_num(other).norm())

@@ -472,6 +472,18 @@ def test_other_results_are_not_believed(small):
         aoti._check(programs, Wrong())
 
 
+def test_a_gradient_may_differ_in_few_places():
+    """Rounding decides on which side of zero a ReLU is, and so whether a path counts."""
+    wanted = torch.ones(1000)
+    flipped = wanted.clone()
+    flipped[3] = 0.5
+    assert aoti._alike(flipped, wanted, True) and not aoti._alike(flipped, wanted, False)
+    assert not aoti._alike(wanted * 0.8, wanted, True)
+    assert not aoti._alike(wanted, torch.zeros(1000), True)
+    nothing = torch.full((3,), float("nan"))
+    assert aoti._alike(nothing, nothing, False)
+
+
 def test_machine_without_a_portable_level(monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     assert aoti._target_machine() == ("native", {})
