@@ -19,7 +19,8 @@ def test_program_that_links_the_library(tmp_path):
         pytest.skip("cmake is not installed")
     # A copy elsewhere: the CMake package must not remember where it was built.
     prefix = tmp_path / "moved" / "pathways"
-    shutil.copytree(Path(pathways.cmake_prefix_path) / "lib", prefix / "lib")
+    for folder in ("include", "lib"):
+        shutil.copytree(Path(pathways.cmake_prefix_path) / folder, prefix / folder)
     build = tmp_path / "build"
     configure = [cmake, "-S", str(PROJECT), "-B", str(build), f"-DCMAKE_PREFIX_PATH={prefix}"]
     configure.append(f"-DTORCH_DIR={Path(torch.__file__).parent}")
