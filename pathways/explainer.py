@@ -125,8 +125,8 @@ class Explainer:
     @torch.no_grad()
     def importance(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Clean logits ``[N, K]`` and importance ``[N, D]``; the gated run is left out."""
-        logits, features = self.target.features(images)
-        importance, _ = self.generator(features)
+        logits, summaries = self.target.features(images, reduce=self.generator.summary)
+        importance, _ = self.generator.from_summaries(summaries)
         return logits, importance
 
     @torch.no_grad()

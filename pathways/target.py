@@ -121,14 +121,23 @@ class GatedTarget:
         with torch.no_grad():
             return self._run(images)
 
-    def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Clean logits ``[N, K]`` and every site's activation ``[N, C, *space]``, detached."""
+    def features(
+        self, images: Tensor, *, reduce: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Clean logits ``[N, K]`` and every site's activation ``[N, C, *space]``, detached.
+
+        Args:
+            images (Tensor[N, ...]): inputs.
+            reduce (callable or None): called with each activation as soon as it is there; only its
+                result is kept.
+        """
         records: list[Tensor | None] = [None] * len(self.sites)
 
         def record(site: int, output: Tensor) -> None:
             # A later in-place call may write into this activation; only then is a copy needed.
             kept = output.clone() if site in self._overwritten else output
-            records[site] = self._channels_first(site, kept)
+            kept = self._channels_first(site, kept)
+            records[site] = kept if reduce is None else reduce(kept)
 
         with torch.no_grad():
             logits = self._run(images, observe=record)

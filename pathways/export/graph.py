@@ -13,8 +13,8 @@ class GatedGraph(nn.Module):
     Made by :func:`pathways.export.gated_graph`; scriptable. Nothing is shared with the target.
 
     Args:
-        graph (GraphModule): ``graph(images, gates, features, gated, record, probe) -> logits``, see
-            :func:`pathways.export.runtime.run_site`.
+        graph (GraphModule): ``graph(images, gates, features, gated, record, pool, probe) -> logits``,
+            see :func:`pathways.export.runtime.run_site`.
         captured_by (str): ``"torch.fx"`` or ``"torch.export"``.
     """
 
@@ -27,7 +27,7 @@ class GatedGraph(nn.Module):
         """Clean logits ``[N, K]``."""
         gates: list[Tensor] = []
         features: list[Tensor] = []
-        logits: Tensor = self.graph(images, gates, features, False, False, -1)
+        logits: Tensor = self.graph(images, gates, features, False, False, -1, -1)
         return logits
 
     @torch.jit.export
@@ -35,7 +35,18 @@ class GatedGraph(nn.Module):
         """Clean logits ``[N, K]`` and the activation of every site, ``[N, C, *space]``."""
         gates: list[Tensor] = []
         features: list[Tensor] = []
-        logits: Tensor = self.graph(images, gates, features, False, True, -1)
+        logits: Tensor = self.graph(images, gates, features, False, True, -1, -1)
+        return logits, features
+
+    @torch.jit.export
+    def summaries(self, images: Tensor, pool: int) -> tuple[Tensor, list[Tensor]]:
+        """Clean logits ``[N, K]`` and what a generator with this ``pool`` reads of every site.
+
+        Each activation is summarised while it is in the caches, and given up with its last use.
+        """
+        gates: list[Tensor] = []
+        features: list[Tensor] = []
+        logits: Tensor = self.graph(images, gates, features, False, True, pool, -1)
         return logits, features
 
     @torch.jit.export
@@ -49,7 +60,7 @@ class GatedGraph(nn.Module):
         """
         features: list[Tensor] = []
         with torch.no_grad():
-            logits: Tensor = self.graph(images, gates, features, True, False, -1)
+            logits: Tensor = self.graph(images, gates, features, True, False, -1, -1)
         return logits
 
     @torch.jit.export
@@ -68,5 +79,5 @@ class GatedGraph(nn.Module):
             model's own layout (detached) and a tensor of zeros whose gradient is the activation's.
         """
         features: list[Tensor] = []
-        logits: Tensor = self.graph(images, gates, features, True, True, probe)
+        logits: Tensor = self.graph(images, gates, features, True, True, -1, probe)
         return logits, features

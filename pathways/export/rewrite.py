@@ -159,6 +159,7 @@ def _rewrite(captured: fx.GraphModule, target: GatedTarget) -> fx.GraphModule:
         ("features", list[Tensor]),
         ("gated", bool),
         ("record", bool),
+        ("pool", int),
         ("probe", int),
     ):
         with graph.inserting_after(inputs[-1] if inputs else images):

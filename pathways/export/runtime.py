@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pathways.generator.embedder import summarize
+
 
 def activate(x: Tensor, activation: str, reuse: bool) -> Tensor:
     """``activation`` of x, written into x when ``reuse`` allows it; ``"none"`` is x itself."""
@@ -79,6 +81,7 @@ def run_site(
     features: list[Tensor],
     gated: bool,
     record: bool,
+    pool: int,
     probe: int,
     index: int,
     activation: str,
@@ -92,10 +95,12 @@ def run_site(
     Args:
         x (Tensor): input of the activation, or its output when ``activation`` is ``"none"``.
         gates (list of Tensor): one per site; empty in clean runs.
-        features (list of Tensor): receives the activation, channels first, in a clean run with
-            ``record``; in a gated one see ``probe``.
+        features (list of Tensor): receives what is recorded of the activation, channels first, in a
+            clean run with ``record``; in a gated one see ``probe``.
         gated (bool): multiply by the gate.
         record (bool): fill ``features``; a gated run with ``record`` is differentiable.
+        pool (int): a clean run records the generator's summary of this side instead of the
+            activation itself (:func:`pathways.generator.embedder.summarize`); -1 is the latter.
         probe (int): site whose gated activation is observed: ``features`` receives its value and a
             zero tensor added to it, both in the model's own layout; the gradient with respect to
             the latter is that of the activation. (TorchScript's autodiff loses the gradient of a
@@ -114,7 +119,9 @@ def run_site(
         z = activate(x, activation, reuse)
         if record:
             view = z if channel_dim == 1 else z.movedim(-1, 1)
-            features.append(view.clone() if copy else view)
+            if copy and pool <= 0:
+                view = view.clone()
+            features.append(view if pool < 0 else summarize(view, pool))
         return z
     gate = gates[index].to(x.dtype)
     view = x if channel_dim == 1 else x.movedim(-1, 1)

@@ -285,8 +285,8 @@ class ScriptedExplainer(nn.Module):
 
     def importance_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Clean logits ``[N, K]`` and importance ``[N, D]`` of model inputs."""
-        logits, features = self.target.clean(x)
-        importance, _ = self.generator(features)
+        logits, summaries = self.target.summaries(x, self.generator.pool)
+        importance, _ = self.generator.from_summaries(summaries)
         return logits, importance
 
     def gradient_of(self, x: Tensor, gates: list[Tensor], classes: Tensor) -> Tensor:
@@ -366,8 +366,8 @@ class ScriptedExplainer(nn.Module):
                 mask = self._unpack(words.to(x.device)).expand(x.size(0), -1)
                 logits = self.target(x) if classes is None else torch.zeros([0, 1])
             else:
-                logits, features = self.target.clean(x)
-                mask = self.generator.masks(self.generator(features)[0])
+                logits, importance = self.importance_of(x)
+                mask = self.generator.masks(importance)
             if classes is None:
                 chosen = logits.argmax(1)
             else:

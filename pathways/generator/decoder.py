@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -100,16 +101,27 @@ class PathwayDecoders(nn.Module):
         )
 
     def forward(self, codes: Tensor, class_code: Tensor, maps: list[Tensor]) -> list[Tensor]:
-        state = class_code
+        states = self._states(codes.flip(1), class_code)
         scores: list[Tensor] = []
         for i, head in enumerate(self.heads):
-            site = codes.size(1) - 1 - i
-            state = self.cell(codes[:, site], state)
-            adapted = maps[site]
-            grown = state
+            adapted = maps[codes.size(1) - 1 - i]
+            grown = states[i]
             if self.unit:
-                grown = state.unsqueeze(2).unsqueeze(3)
+                grown = grown.unsqueeze(2).unsqueeze(3)
                 while grown.size(2) < adapted.size(2) or grown.size(3) < adapted.size(3):
                     grown = self.growth(grown)
             scores.append(head(grown, adapted).flatten(1))
         return scores[::-1]
+
+    def _states(self, codes: Tensor, class_code: Tensor) -> list[Tensor]:
+        """States ``[N, d]`` of the cell after each of the codes ``[N, L, d]``."""
+        cell = self.cell
+        if codes.is_cuda:  # cuDNN's recurrences have no second derivative and want flat weights
+            states = [class_code]
+            for code in codes.unbind(1):
+                states.append(cell(code, states[-1]))
+            return states[1:]
+        weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
+        steps = codes.transpose(0, 1).contiguous()
+        out = torch.gru(steps, class_code.unsqueeze(0), weights, True, 1, 0.0, False, False, False)
+        return list(out[0].unbind(0))

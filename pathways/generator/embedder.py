@@ -16,37 +16,40 @@ def as_map(feature: Tensor) -> Tensor:
     return feature.flatten(2).unsqueeze(3)
 
 
+def summarize(feature: Tensor, pool: int) -> Tensor:
+    """What is read of one site's activation, as a map ``[N, C', h, w]``.
+
+    With ``pool > 0`` at most ``pool x pool`` cells, each the mean and the maximum over its part of
+    the map (C' = 2 C): a channel mask needs what is present, not where exactly. With ``pool == 0``
+    the map itself.
+    """
+    feature = as_map(feature)
+    if pool == 0:
+        return feature
+    size = (min(pool, feature.size(2)), min(pool, feature.size(3)))
+    mean, peak = F.adaptive_avg_pool2d(feature, size), F.adaptive_max_pool2d(feature, size)
+    return torch.cat([mean, peak], dim=1)
+
+
 class SiteAdapter(nn.Module):
-    """Bring one site's feature map to the common width.
+    """Bring the summary of one site to the common width, ``[N, C', h, w] -> [N, d, h, w]``.
 
     Features of different sites differ by orders of magnitude, so each channel is standardised with
-    running statistics first. With ``pool > 0`` the map is reduced to at most ``pool x pool`` cells
-    beforehand, by mean and by maximum: a channel mask needs what is present, not where exactly.
+    running statistics first.
 
     Args:
-        channels (int): C of the site.
+        channels (int): C' of the summary.
         width (int): common width d.
-        pool (int): largest side of the pooled map; 0 keeps the site's own resolution.
     """
 
-    def __init__(self, channels: int, width: int, pool: int) -> None:
+    def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.pool = pool
-        inputs = 2 * channels if pool > 0 else channels
-        self.norm = nn.BatchNorm2d(inputs, affine=False)
-        self.project = nn.Conv2d(inputs, width, kernel_size=1)
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.project = nn.Conv2d(channels, width, kernel_size=1)
 
-    def forward(self, feature: Tensor) -> Tensor:
-        if self.pool > 0:
-            height, width = min(self.pool, feature.size(2)), min(self.pool, feature.size(3))
-            feature = torch.cat(
-                [
-                    F.adaptive_avg_pool2d(feature, (height, width)),
-                    F.adaptive_max_pool2d(feature, (height, width)),
-                ],
-                dim=1,
-            )
-        return F.gelu(self.project(self.norm(feature)))
+    def forward(self, summary: Tensor) -> Tensor:
+        projected: Tensor = self.project(self.norm(summary))
+        return projected
 
 
 class ReductionBlock(nn.Module):
@@ -66,45 +69,64 @@ class ReductionBlock(nn.Module):
 class FeatureEmbedders(nn.Module):
     """One Recursive Feature Embedder per site, shallow to deep.
 
-    Each feature map passes its own adapter, then one shared residual stride-2 block again and again
+    Each summary passes its own adapter, then one shared residual stride-2 block again and again
     until it is a single cell (recursion inside a site); the result is joined with the code of the
     previous, shallower site (recursion over depth).
 
     Args:
         channels (list of int): C of every site, in execution order.
         width (int): d, width of the codes.
-        pool (int): see :class:`SiteAdapter`.
+        pool (int): side of the summaries, see :func:`summarize`.
 
-    Returns of ``forward(features)``:
+    Returns of ``forward(summaries)``:
         codes (Tensor[N, L, d]) and adapted maps (list of Tensor[N, d, h, w]).
 
     Source: arXiv:2309.09887 names the part and its purpose; the layers are our choice.
 
     Example:
         >>> embed = FeatureEmbedders([3, 5], width=8, pool=4)
-        >>> codes, maps = embed([torch.randn(2, 3, 9, 9), torch.randn(2, 5)])
+        >>> features = [torch.randn(2, 3, 9, 9), torch.randn(2, 5)]
+        >>> codes, maps = embed([summarize(feature, pool=4) for feature in features])
         >>> codes.shape
         torch.Size([2, 2, 8])
     """
 
     def __init__(self, channels: list[int], width: int, pool: int) -> None:
         super().__init__()
-        self.adapters = nn.ModuleList([SiteAdapter(c, width, pool) for c in channels])
+        parts = 2 if pool > 0 else 1
+        self.adapters = nn.ModuleList([SiteAdapter(parts * c, width) for c in channels])
         self.block = ReductionBlock(width)
         self.carry = nn.Linear(2 * width, width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        codes: list[Tensor] = []
-        maps: list[Tensor] = []
+    def forward(self, summaries: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        projected: list[Tensor] = []
         for i, adapter in enumerate(self.adapters):
-            adapted = adapter(as_map(features[i]))
-            maps.append(adapted)
-            x = adapted
-            while x.size(2) > 1 or x.size(3) > 1:
-                x = self.block(x)
-            code = x.flatten(1)
-            if i > 0:
-                code = code + self.carry(torch.cat([code, codes[i - 1]], dim=1))
-            codes.append(self.norm(code))
-        return torch.stack(codes, dim=1), maps
+            projected.append(adapter(summaries[i]))
+        maps: list[Tensor] = []
+        cells: list[Tensor] = []
+        # Neighbours of one size pass the shared block together: on small maps a call costs more
+        # than its arithmetic.
+        start = 0
+        while start < len(projected):
+            batch, width, height, breadth = projected[start].shape
+            stop = start + 1
+            while stop < len(projected) and list(projected[stop].shape[2:]) == [height, breadth]:
+                stop += 1
+            adapted = F.gelu(torch.cat(projected[start:stop]))
+            maps += adapted.view(stop - start, batch, width, height, breadth).unbind(0)
+            while adapted.size(2) > 1 or adapted.size(3) > 1:
+                adapted = self.block(adapted)
+            cells.append(adapted.view(stop - start, batch, width))
+            start = stop
+        return self._carried(torch.cat(cells)), maps
+
+    def _carried(self, cells: Tensor) -> Tensor:
+        """Codes ``[N, L, d]`` of single cells ``[L, N, d]``, each joined with the shallower code."""
+        width = cells.size(2)
+        own, carried = self.carry.weight.split(width, dim=1)
+        joined = cells[1:] + F.linear(cells[1:], own, self.carry.bias)
+        codes: list[Tensor] = [self.norm(cells[0])]
+        for code in joined.unbind(0):
+            codes.append(self.norm(torch.addmm(code, codes[-1], carried.t())))
+        return torch.stack(codes, dim=1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pathways.files import check_fingerprint, read_safetensors, write_safetensors
 from pathways.generator.decoder import PathwayDecoders
 from pathways.generator.distiller import PathwayDistillation
-from pathways.generator.embedder import FeatureEmbedders
+from pathways.generator.embedder import FeatureEmbedders, summarize
 from pathways.sites import Sites
 
 FORMAT_VERSION = 1
@@ -109,7 +109,8 @@ class GenCNP(nn.Module):
         self.gamma = float(gamma)
         unit = sites.granularity == "unit"
         channels = [site.channels for site in sites]
-        self.embedders = FeatureEmbedders(channels, width, pool=0 if unit else pool)
+        self.pool = 0 if unit else pool
+        self.embedders = FeatureEmbedders(channels, width, self.pool)
         self.distillation = PathwayDistillation(len(sites), width, num_classes, layers, heads)
         self.decoders = PathwayDecoders(channels, width, unit, start)
 
@@ -127,12 +128,30 @@ class GenCNP(nn.Module):
         Raises:
             ValueError: another number of feature maps than sites.
         """
-        if len(features) != len(self.sizes):
+        return self.from_summaries([summarize(feature, self.pool) for feature in features])
+
+    @torch.jit.export
+    def summary(self, feature: Tensor) -> Tensor:
+        """What the generator reads of one site's activation ``[N, C, *space]``, often far smaller.
+
+        Returns:
+            Tensor[N, 2 C, h, w] with h, w <= pool (channel granularity) or Tensor[N, C, h, w].
+        """
+        return summarize(feature, self.pool)
+
+    @torch.jit.export
+    def from_summaries(self, summaries: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Like ``forward``, given the :meth:`summary` of every site instead of the activations.
+
+        A run of the target that keeps only these needs far less memory
+        (:meth:`pathways.GatedTarget.features` with ``reduce=generator.summary``).
+        """
+        if len(summaries) != len(self.sizes):
             raise ValueError(
                 f"GenCNP: features must hold one map per site ({len(self.sizes)}), "
-                f"got {len(features)}"
+                f"got {len(summaries)}"
             )
-        codes, maps = self.embedders(features)
+        codes, maps = self.embedders(summaries)
         codes, class_code, auxiliary = self.distillation(codes)
         scores = self.decoders(codes, class_code, maps)
         return torch.cat(scores, dim=1).float().sigmoid(), auxiliary

@@ -53,10 +53,10 @@ class GeneratorTraining(lightning.LightningModule):
         if images.dim() == 4:  # convolutions on the CPU and on tensor cores prefer this layout
             images = images.contiguous(memory_format=torch.channels_last)
         with self._target_precision():
-            logits, features = self.target.features(images)
-        logits, features = logits.float(), [feature.float() for feature in features]
+            logits, summaries = self.target.features(images, reduce=self.generator.summary)
+        logits, summaries = logits.float(), [summary.float() for summary in summaries]
         classes = logits.argmax(1)
-        importance, auxiliary = self.generator(features)
+        importance, auxiliary = self.generator.from_summaries(summaries)
         mask = self.generator.masks(importance)
 
         # The leak term gates other inputs with these masks: one gated run over both halves.

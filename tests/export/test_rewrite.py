@@ -121,7 +121,7 @@ def test_fused_and_reused_where_nothing_can_tell():
     _, graph = rewritten("resnet_reused_inplace")
     calls = site_calls(graph)
     # (activation, reuse): every ReLU is in place and nobody reads what it overwrites.
-    assert [(call.args[7], call.args[9]) for call in calls] == [("relu", True)] * 7
+    assert [(call.args[8], call.args[10]) for call in calls] == [("relu", True)] * 7
     assert "copy_" not in graph.graph.code
 
 
@@ -133,7 +133,7 @@ def test_write_back_stays_where_the_overwritten_tensor_is_read():
 def test_transcendental_activations_are_not_fused():
     """Their compiled forms may differ from torch in the last bit."""
     _, graph = rewritten("squeeze_excitation")
-    assert [call.args[7] for call in site_calls(graph)] == ["none", "relu", "none", "none"]
+    assert [call.args[8] for call in site_calls(graph)] == ["none", "relu", "none", "none"]
 
 
 def test_gate_zero_keeps_nan_out():
@@ -178,7 +178,7 @@ def test_activation_calls_inside_activation_modules_are_part_of_them():
     target = GatedTarget(net, torch.zeros(1, *IMAGE), activation_modules=[InPlaceInside])
     graph = gated_graph(target)
     (call,) = site_calls(graph)
-    assert (call.args[7], call.args[9]) == ("none", False)
+    assert (call.args[8], call.args[10]) == ("none", False)
     images = torch.randn(3, *IMAGE)
     gates = [torch.tensor([[1.0, 0, 0.5, 1]])]
     torch.testing.assert_close(graph.gated(images, gates), target.gated(images, gates))

@@ -10,6 +10,7 @@ from torch import nn
 from pathways import GatedTarget, GenCNP, Site, Sites
 from pathways.files import read_safetensors, write_safetensors
 from pathways.generator import FeatureEmbedders, PathwayDecoders, PathwayDistillation
+from pathways.generator.embedder import summarize
 
 # Maps of every rank and odd sizes; a single channel; a single cell.
 SHAPES = [(3, 9, 7), (1, 4, 4), (5,), (4, 11), (2, 3, 4, 5), (6, 1, 1), (7, 1, 5)]
@@ -356,9 +357,46 @@ def test_position_reaches_unit_scores_only():
     torch.testing.assert_close(moved([feature])[0], moved([feature.roll(3, 2)])[0])
 
 
+def test_a_run_may_keep_summaries_instead_of_activations(granularity):
+    net = nn.Sequential(
+        nn.Conv2d(2, 5, 3), nn.ReLU(), nn.Conv2d(5, 7, 3, stride=2), nn.ReLU(inplace=True),
+        nn.Flatten(), nn.Linear(7 * 5 * 5, 6), nn.ReLU(), nn.Linear(6, 3),
+    )  # fmt: skip
+    x = torch.randn(4, 2, 14, 14)
+    target = GatedTarget(net, x, granularity=granularity)
+    generator = GenCNP(target.sites, 3, width=8, pool=3)
+    logits, features = target.features(x)
+    generator(features)
+    generator.eval()
+    alone, summaries = target.features(x, reduce=generator.summary)
+    assert torch.equal(alone, logits)
+    if granularity == "channel":
+        shapes = [(4, 10, 3, 3), (4, 14, 3, 3), (4, 12, 1, 1)]
+        assert [tuple(summary.shape) for summary in summaries] == shapes
+    for found, wanted in zip(generator.from_summaries(summaries), generator(features), strict=True):
+        assert torch.equal(found, wanted)
+    with pytest.raises(ValueError, match=r"one map per site \(3\), got 2"):
+        generator.from_summaries(summaries[:2])
+
+
+def test_codes_and_states_are_those_of_the_recurrences_step_by_step():
+    embed, decode = FeatureEmbedders([3, 4, 5], 8, pool=2), PathwayDecoders([3, 4, 5], 8, False)
+    cells = torch.randn(3, 2, 8)
+    codes = [embed.norm(cells[0])]
+    for cell in cells[1:]:
+        codes.append(embed.norm(cell + embed.carry(torch.cat([cell, codes[-1]], dim=1))))
+    torch.testing.assert_close(embed._carried(cells), torch.stack(codes, dim=1))
+    state = class_code = torch.randn(2, 8)
+    deep_first = torch.randn(2, 3, 8)
+    for i, found in enumerate(decode._states(deep_first, class_code)):
+        state = decode.cell(deep_first[:, i], state)
+        torch.testing.assert_close(found, state)
+
+
 def test_parts_stand_alone():
-    features = [torch.randn(2, 3, 9, 5), torch.randn(2, 4)]
-    codes, maps = FeatureEmbedders([3, 4], width=8, pool=2)(features)
+    summaries = [summarize(torch.randn(2, *shape), pool=2) for shape in [(3, 9, 5), (4,)]]
+    assert [tuple(summary.shape) for summary in summaries] == [(2, 6, 2, 2), (2, 8, 1, 1)]
+    codes, maps = FeatureEmbedders([3, 4], width=8, pool=2)(summaries)
     assert codes.shape == (2, 2, 8)
     assert [tuple(m.shape) for m in maps] == [(2, 8, 2, 2), (2, 8, 1, 1)]
     codes, class_code, logits = PathwayDistillation(2, 8, 5, layers=1, heads=2)(codes)
