@@ -93,6 +93,8 @@ def main() -> None:
         levels = levels_of_this_machine() if whole else []
 
     files = sorted(BENCH.glob("bench_*.py"))
+    if arguments.size == "tiny":  # it builds a C++ program; make cpp-test runs it
+        files.remove(BENCH / "bench_explainer.py")
     # One process a file: no file finds the heap or the compiled code of another. In the smaller
     # runs the starts would take longer than the benches.
     groups = [[file] for file in files] if arguments.size == "full" else [files]
@@ -106,7 +108,7 @@ def main() -> None:
     for kind in ("rows", "figures"):
         results[kind] = [entry for part in parts for entry in part[kind]]
 
-    whole_nets = ("bench_extract.py", "bench_gated_model.py")
+    whole_nets = ("bench_explainer.py", "bench_extract.py", "bench_gated_model.py")
     ops = [file for file in files if file.name not in whole_nets]
     small = "tiny" if arguments.size == "tiny" else "quick"
     options = ("--alone", "--benchmark-only")
