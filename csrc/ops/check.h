@@ -22,6 +22,7 @@
 #include "../core/bits.h"
 #include "../core/element_type.h"
 #include "../core/gated_shape.h"
+#include "../core/pool_shape.h"
 
 namespace pathways {
 
@@ -293,6 +294,27 @@ inline void check_binarize_backward(const char* op, const Tensor& grad,
       ": grad must have the shape and dtype of importance (got importance=",
       shape_name(importance), " ", dtype_name(importance.scalar_type()),
       ", grad=", shape_name(grad), " ", dtype_name(grad.scalar_type()), ")");
+}
+
+// Checks of adaptive_avg_max_pool2d; what its kernels need to know.
+inline PoolShape plan_adaptive_pool(const char* op, const Tensor& x,
+                                    int64_t height, int64_t width) {
+  check_floating(op, x, "x");
+  PATHWAYS_CHECK(x.dim() == 4, op, ": x must have shape [N, C, H, W], got ",
+                 shape_name(x));
+  PATHWAYS_CHECK(x.size(2) > 0 && x.size(3) > 0, op,
+                 ": x must have at least one row and one column, got ",
+                 shape_name(x));
+  PATHWAYS_CHECK(height > 0 && width > 0, op,
+                 ": height and width must be at least 1, got ", height, " and ",
+                 width);
+  return {x.size(0),
+          x.size(1),
+          x.size(2),
+          x.size(3),
+          height,
+          width,
+          !x.is_contiguous() && is_channel_innermost(x)};
 }
 
 inline void check_pack_bits(const char* op, const Tensor& mask) {

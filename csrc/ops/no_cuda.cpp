@@ -56,6 +56,7 @@ STABLE_TORCH_LIBRARY_IMPL(pathways, CUDA, m)
   refuse<"binarize", Tensor(const Tensor&, double, double)>(m);
   refuse<"_binarize_backward",
          Tensor(const Tensor&, const Tensor&, double, double)>(m);
+  refuse<"adaptive_avg_max_pool2d", Tensor(const Tensor&, int64_t, int64_t)>(m);
   refuse<"pack_bits", Tensor(const Tensor&)>(m);
   refuse<"unpack_bits", Tensor(const Tensor&, int64_t)>(m);
   refuse<"pairwise_intersection", Tensor(const Tensor&, const Tensor&)>(m);

@@ -41,10 +41,12 @@ struct torch::stable::detail::ToImpl<pathways::Text> {
 
 namespace pathways {
 
-// An uninitialised tensor with the sizes, strides and device of `like`, which
-// must be dense. Not by torch::stable::empty_like: that goes through the boxed
-// dispatcher, which takes longer than a small kernel.
-inline Tensor empty_in_layout_of(const Tensor& like, ScalarType type) {
+// An uninitialised tensor on the device of `like`. Not by
+// torch::stable::new_empty: that goes through the boxed dispatcher, which takes
+// longer than a small kernel.
+inline Tensor empty_strided(const Tensor& like, int64_t dims,
+                            const int64_t* sizes, const int64_t* strides,
+                            ScalarType type) {
   int32_t device_type = 0;
   int32_t device_index = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
@@ -52,10 +54,16 @@ inline Tensor empty_in_layout_of(const Tensor& like, ScalarType type) {
       aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle handle = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      like.dim(), like.sizes().data(), like.strides().data(),
+      dims, sizes, strides,
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
       device_type, device_index, &handle));
   return Tensor(handle);
+}
+
+// With the sizes and strides of `like`, which must be dense.
+inline Tensor empty_in_layout_of(const Tensor& like, ScalarType type) {
+  return empty_strided(like, like.dim(), like.sizes().data(),
+                       like.strides().data(), type);
 }
 
 inline Tensor empty_in_layout_of(const Tensor& like) {

@@ -21,6 +21,7 @@ from . import fake as fake
 from . import reference
 
 __all__ = [
+    "adaptive_avg_max_pool2d",
     "binarize",
     "class_frequency",
     "class_overlap",
@@ -35,6 +36,7 @@ __all__ = [
 
 # Looked up once: a look-up takes as long as half a call.
 _GATED_FORWARD = torch.ops.pathways.gated_forward.default
+_ADAPTIVE_POOL = torch.ops.pathways.adaptive_avg_max_pool2d.default
 _GATED_FORWARD_INPLACE = torch.ops.pathways.gated_forward_.default
 
 
@@ -174,6 +176,52 @@ def binarize(importance: Tensor, sigma: float = 1.0, gamma: float = 2.0) -> Tens
         tensor([0.4152, 0.5966, 0.4152])
     """
     return torch.ops.pathways.binarize(importance, sigma, gamma)
+
+
+def adaptive_avg_max_pool2d(x: Tensor, height: int, width: int) -> Tensor:
+    r"""Mean and maximum of every cell of a grid over each map, in one pass.
+
+    The result of ``torch.cat([F.adaptive_avg_pool2d(x, size), F.adaptive_max_pool2d(x, size)], 1)``
+    with ``size = (height, width)``. Row i of the grid covers rows
+    :math:`\lfloor i H / height \rfloor` to :math:`\lceil (i + 1) H / height \rceil - 1` of the
+    map, and columns likewise: cells overlap where the grid does not divide the map, and the grid
+    may be finer than the map.
+
+    Args:
+        x (Tensor[N, C, H, W]): maps; float64, float32, bfloat16 or float16, with at least one row
+            and one column. Contiguous and channels_last maps are read as they are, others are made
+            contiguous first.
+        height (int): rows of the grid, at least 1.
+        width (int): columns of the grid, at least 1.
+
+    Returns:
+        Tensor[N, 2C, height, width]: means of all channels, then maxima of all; dtype of ``x``,
+        contiguous. Sums are in float32, or float64 for float64. NaN in a cell makes both of its
+        results NaN. Empty where N or C is 0. Differentiable any number of times with respect to
+        ``x``, by the operations of torch, which look for the maxima once more: the first in a cell
+        takes its gradient. Deterministic on CPU and CUDA; on CUDA the gradient is as deterministic
+        as torch's.
+
+    Raises:
+        RuntimeError: ``x`` has another number of dimensions or dtype, or no row or column;
+            ``height`` or ``width`` is less than 1; a derivative is taken by ``torch.func`` or in
+            forward mode.
+
+    Source:
+        The cells are those of :func:`torch.nn.functional.adaptive_avg_pool2d`.
+
+    Example:
+        >>> import torch
+        >>> adaptive_avg_max_pool2d(torch.arange(12.0).view(1, 1, 3, 4), 1, 2)
+        tensor([[[[ 4.5000,  6.5000]],
+        <BLANKLINE>
+                 [[ 9.0000, 11.0000]]]])
+    """
+    if torch.jit.is_scripting():
+        result: Tensor = torch.ops.pathways.adaptive_avg_max_pool2d(x, height, width)
+    else:  # left out by TorchScript
+        result = autograd.call_pool(_ADAPTIVE_POOL, x, height, width)
+    return result
 
 
 def pack_bits(mask: Tensor) -> Tensor:

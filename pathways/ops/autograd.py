@@ -1,4 +1,4 @@
-"""Gradients of the compiled ops: backward rules that only call the private backward ops.
+"""Gradients of the compiled ops: backward rules that only call backward ops, ours or torch's.
 
 The kernels are registered under the ``Autograd`` key directly, as
 ``torch.library.register_autograd`` does internally. That function itself refuses schemas with
@@ -79,16 +79,26 @@ def call_gated(
         options["baseline"] = baseline
     if torch.compiler.is_compiling() or not _is_plain((x, gate, bias, baseline)):
         return op(x, gate, **options)
-    # _op is what OpOverload.__call__ hands everything to. In inference mode the dispatcher leaves
-    # autograd out by itself.
-    if torch.is_inference_mode_enabled():
-        result = op._op(x, gate, **options)
-    else:
-        with torch._C._AutoDispatchBelowAutograd():
-            result = op._op(x, gate, **options)
+    result = _past_autograd(op, x, gate, **options)
     if written is not None:
         _bump_version(written)
     return result
+
+
+def call_pool(op: Any, x: Tensor, height: int, width: int) -> Any:
+    """Call a pooling op, past autograd at once as :func:`call_gated` does."""
+    if torch.compiler.is_compiling() or not _is_plain((x,)):
+        return op(x, height, width)
+    return _past_autograd(op, x, height, width)
+
+
+def _past_autograd(op: Any, *args: Any, **kwargs: Any) -> Any:
+    # _op is what OpOverload.__call__ hands everything to. In inference mode the dispatcher leaves
+    # autograd out by itself.
+    if torch.is_inference_mode_enabled():
+        return op._op(*args, **kwargs)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op._op(*args, **kwargs)
 
 
 def _bump_version(written: Tensor) -> None:
@@ -203,6 +213,29 @@ class _BinarizeBackward(torch.autograd.Function):
         raise _refuse_twice("binarize")
 
 
+class _AdaptivePool(torch.autograd.Function):
+    """Backward by the operations of torch, so that it can be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, keyset: Any, x: Tensor, height: int, width: int) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.size = [height, width]
+        op = torch.ops.pathways.adaptive_avg_max_pool2d.default
+        return _below(op, keyset, x, height, width)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        if x.shape[1] == 0:  # not for torch
+            return None, torch.zeros_like(x), None, None
+        aten = torch.ops.aten
+        means, maxima = grad.chunk(2, dim=1)
+        # Where the maxima were is looked up here: without gradients nobody needs to know.
+        indices = aten.adaptive_max_pool2d(x.detach(), ctx.size)[1]
+        grad_x = aten._adaptive_avg_pool2d_backward(means, x)
+        return None, grad_x + aten.adaptive_max_pool2d_backward(maxima, x, indices), None, None
+
+
 def _gated_forward(
     keyset: Any,
     x: Tensor,
@@ -282,11 +315,20 @@ def _binarize_backward(
     return _below(op, keyset, grad, importance, sigma, gamma)
 
 
+def _adaptive_avg_max_pool2d(keyset: Any, x: Tensor, height: int, width: int) -> Tensor:
+    _refuse_derivatives("adaptive_avg_max_pool2d", x)
+    if _needs_gradient(x):
+        return _AdaptivePool.apply(keyset, x, height, width)
+    op = torch.ops.pathways.adaptive_avg_max_pool2d.default
+    return _below(op, keyset, x, height, width)
+
+
 for _name, _kernel in (
     ("gated_forward", _gated_forward),
     ("gated_forward_", _gated_forward_),
     ("_gated_backward", _gated_backward),
     ("binarize", _binarize),
     ("_binarize_backward", _binarize_backward),
+    ("adaptive_avg_max_pool2d", _adaptive_avg_max_pool2d),
 ):
     _LIBRARY.impl(_name, _kernel, "Autograd", with_keyset=True)

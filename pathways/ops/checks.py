@@ -186,6 +186,20 @@ def check_binarize_backward(
     )
 
 
+def check_adaptive_pool(op: str, x: Tensor, height: int, width: int) -> None:
+    """Checks of ``adaptive_avg_max_pool2d``."""
+    _floating(op, x, "x")
+    _require(x.dim() == 4, f"{op}: x must have shape [N, C, H, W], got {_shape(x)}")
+    _require(
+        x.shape[2] > 0 and x.shape[3] > 0,
+        f"{op}: x must have at least one row and one column, got {_shape(x)}",
+    )
+    _require(
+        height > 0 and width > 0,
+        f"{op}: height and width must be at least 1, got {height} and {width}",
+    )
+
+
 def check_pack_bits(op: str, mask: Tensor) -> None:
     """Checks of ``pack_bits``."""
     _require(

@@ -82,6 +82,12 @@ def binarize_backward(
     return importance.new_empty(importance.shape)
 
 
+@torch.library.register_fake("pathways::adaptive_avg_max_pool2d")
+def adaptive_avg_max_pool2d(x: Tensor, height: int, width: int) -> Tensor:
+    checks.check_adaptive_pool("adaptive_avg_max_pool2d", x, height, width)
+    return x.new_empty((x.shape[0], 2 * x.shape[1], height, width))
+
+
 @torch.library.register_fake("pathways::pack_bits")
 def pack_bits(mask: Tensor) -> Tensor:
     checks.check_pack_bits("pack_bits", mask)

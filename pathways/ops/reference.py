@@ -134,6 +134,27 @@ def binarize(importance: Tensor, sigma: float = 1.0, gamma: float = 2.0) -> Tens
     return (phi + (phi.round() - phi).detach()).to(importance.dtype)
 
 
+def adaptive_avg_max_pool2d(x: Tensor, height: int, width: int) -> Tensor:
+    """Reference of :func:`pathways.ops.adaptive_avg_max_pool2d`: the two poolings of torch.
+
+    Args:
+        x (Tensor[N, C, H, W]): maps, floating point.
+        height (int): rows of the grid.
+        width (int): columns of the grid.
+
+    Returns:
+        Tensor[N, 2C, height, width]: means, then maxima; dtype of ``x``.
+
+    Example:
+        >>> import torch
+        >>> adaptive_avg_max_pool2d(torch.tensor([[[[1.0, 2.0, 6.0]]]]), 1, 1).flatten()
+        tensor([3., 6.])
+    """
+    wide = x.to(_compute_dtype(x.dtype))
+    means = F.adaptive_avg_pool2d(wide, (height, width))
+    return torch.cat([means, F.adaptive_max_pool2d(wide, (height, width))], dim=1).to(x.dtype)
+
+
 def pack_bits(mask: Tensor) -> Tensor:
     """Reference of :func:`pathways.ops.pack_bits`: ``[N, D]`` to int64 ``[N, ceil(D / 64)]``.
 

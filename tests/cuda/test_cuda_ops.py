@@ -7,14 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from samples import DTYPES, LAYOUTS, OPS, in_layout, make_gate, make_words, sample_inputs, tolerance
+from samples import (
+    DTYPES,
+    FLOATING_OPS,
+    LAYOUTS,
+    OPS,
+    in_layout,
+    make_gate,
+    make_words,
+    sample_inputs,
+    tolerance,
+)
 from torch import Tensor
 
 from pathways import ops
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-
-FLOATING_OPS = ("gated_forward", "gated_forward_", "_gated_backward", "binarize")
 
 
 def to_cuda(value: Tensor) -> Tensor:
@@ -62,7 +70,7 @@ def assert_same(op: str, args: Iterable[Any], kwargs: dict[str, Any], length: in
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("op", OPS)
 def test_samples(op: str, dtype: torch.dtype) -> None:
-    if dtype != torch.float32 and op not in (*FLOATING_OPS, "_binarize_backward"):
+    if dtype != torch.float32 and op not in FLOATING_OPS:
         pytest.skip("the op has no floating-point argument")
     for sample in sample_inputs(op, dtype):
         assert_same(op, sample.args, sample.kwargs, length=1000)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import bit_samples
 import torch
-from samples import DTYPES, GATED_OPS, OPS, Sample, sample_inputs
+from samples import DTYPES, FLOATING_OPS, OPS, Sample, pool_samples, sample_inputs
 
 from pathways import _C
 
@@ -58,8 +58,10 @@ def compile_loops(compiler: str, source: str | Path, level: str, target: Path) -
 def samples_of(op: str) -> list[Sample]:
     """All samples of ``op``, the same in every process."""
     torch.manual_seed(0)
-    dtypes = DTYPES if op in (*GATED_OPS, "binarize", "_binarize_backward") else DTYPES[:1]
+    dtypes = DTYPES if op in FLOATING_OPS else DTYPES[:1]
     samples = [s for dtype in dtypes for s in sample_inputs(op, dtype)]
+    if op == "adaptive_avg_max_pool2d":
+        samples += [s for dtype in dtypes for s in pool_samples(dtype, special=True)]
     return [*samples, *bit_samples.SAMPLES.get(op, list)()]
 
 

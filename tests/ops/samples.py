@@ -14,10 +14,10 @@ LAYOUTS = ("contiguous", "channels_last", "permuted", "sliced")
 SIZES = (1, 63, 64, 65, 127)
 
 GATED_OPS = ("gated_forward", "gated_forward_", "_gated_backward")
+# Those whose arguments have one of DTYPES.
+FLOATING_OPS = (*GATED_OPS, "binarize", "_binarize_backward", "adaptive_avg_max_pool2d")
 OPS = (
-    *GATED_OPS,
-    "binarize",
-    "_binarize_backward",
+    *FLOATING_OPS,
     "pack_bits",
     "unpack_bits",
     "pairwise_intersection",
@@ -106,6 +106,40 @@ def gated_samples(op: str, dtype: torch.dtype) -> list[Sample]:
     return samples
 
 
+# [N, C, H, W] and the grid: one that divides the map evenly, by halves or not, that does not, that
+# is finer; maps as wide as some lanes, fewer and more; rows that are not lanes of their own; none.
+POOL_SHAPES = (
+    ((2, 3, 8, 8), (4, 4)),
+    ((1, 16, 32, 32), (4, 4)),
+    ((2, 5, 7, 7), (4, 4)),
+    ((1, 2, 28, 28), (4, 4)),
+    ((2, 70, 3, 3), (2, 3)),
+    ((1, 33, 13, 50), (5, 8)),
+    ((2, 3, 2, 3), (4, 7)),
+    ((1, 4, 6, 5), (6, 5)),
+    ((1, 130, 9, 4), (1, 1)),
+    ((2, 3, 37, 1), (4, 1)),
+    ((1, 1, 1, 70), (1, 9)),
+    ((2, 17, 1, 1), (1, 1)),
+    ((1, 1, 3, 2500), (2, 5)),
+    ((0, 3, 4, 4), (2, 2)),
+)
+
+
+def pool_samples(dtype: torch.dtype, special: bool = False) -> list[Sample]:
+    """``special``: with NaN and infinity, which are not what opcheck takes for equal."""
+    samples = []
+    for shape, size in POOL_SHAPES:
+        for layout in ("contiguous", "channels_last"):
+            x = torch.randn(shape).to(dtype)
+            if special:
+                flat = x.view(-1)
+                flat[::71], flat[5::67], flat[7::83] = float("nan"), float("inf"), -float("inf")
+            name = f"{list(shape)}-{list(size)}-{layout}"
+            samples.append(Sample(name, (in_layout(x, layout), *size), {}))
+    return samples
+
+
 def sample_inputs(op: str, dtype: torch.dtype = torch.float32) -> list[Sample]:
     """Typical and awkward arguments of ``op``; ``dtype`` matters to the floating-point ops only."""
     if op in GATED_OPS:
@@ -118,6 +152,8 @@ def sample_inputs(op: str, dtype: torch.dtype = torch.float32) -> list[Sample]:
             samples.append(Sample(str(list(shape)), args, {}))
             samples.append(Sample(f"{list(shape)}-sigma2", (*args, 2.0, 1.0), {}))
         return samples
+    if op == "adaptive_avg_max_pool2d":
+        return pool_samples(dtype)
     if op == "pack_bits":
         return [
             Sample(f"{n}x{d}", (torch.rand(n, d) > 0.5,), {}) for n in (0, 3) for d in (0, *SIZES)

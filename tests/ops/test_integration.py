@@ -32,7 +32,7 @@ def test_opcheck(name, sample):
     torch.library.opcheck(overload(name), sample.args, sample.kwargs)
 
 
-@pytest.mark.parametrize("name", ["gated_forward", "binarize"])
+@pytest.mark.parametrize("name", ["gated_forward", "binarize", "adaptive_avg_max_pool2d"])
 def test_opcheck_with_gradients(name):
     for sample in sample_inputs(name)[1::5]:
         args, kwargs = with_gradients(sample)
@@ -67,13 +67,14 @@ def everything(x: Tensor, importance: Tensor, bias: Tensor, labels: Tensor):
     y = torch.ops.pathways.gated_forward(x, mask, bias=bias, activation="silu")
     z = y.detach() * 2
     torch.ops.pathways.gated_forward_(z, mask.detach(), activation="relu")
+    pooled = torch.ops.pathways.adaptive_avg_max_pool2d(x, 2, 2)
     words = torch.ops.pathways.pack_bits(mask.detach())
     unpacked = torch.ops.pathways.unpack_bits(words, 70)
     shared = torch.ops.pathways.pairwise_intersection(words, words)
     iou = torch.ops.pathways.pairwise_iou(words, words)
     overlap = torch.ops.pathways.class_overlap(words, labels, 3)
     frequency = torch.ops.pathways.class_frequency(words, labels, 3, 70)
-    return y, z, unpacked, shared, iou, overlap[0], overlap[1], frequency
+    return y + pooled.sum(), z, pooled, unpacked, shared, iou, *overlap, frequency
 
 
 def everything_inputs(n):
@@ -107,7 +108,8 @@ def test_compiled_faces_break_no_graph():
 
     def function(x, importance):
         mask = ops.binarize(importance, 2.0)
-        return ops.gated_forward(x, mask, activation="gelu").sum() + ops.pack_bits(mask).sum()
+        y = ops.gated_forward(x, mask, activation="gelu")
+        return ops.adaptive_avg_max_pool2d(y, 2, 1).square().sum() + ops.pack_bits(mask).sum()
 
     torch._dynamo.reset()
     x, importance, _, _ = everything_inputs(3)
@@ -138,13 +140,14 @@ class Everything(torch.nn.Module):
         y = torch.ops.pathways.gated_forward(x, mask, bias=bias, activation="silu")
         z = y.detach() * 2
         torch.ops.pathways.gated_forward_(z, mask.detach(), activation="relu")
+        pooled = torch.ops.pathways.adaptive_avg_max_pool2d(x, 2, 2)
         words = torch.ops.pathways.pack_bits(mask.detach())
         unpacked = torch.ops.pathways.unpack_bits(words, 70)
         shared = torch.ops.pathways.pairwise_intersection(words, words)
         iou = torch.ops.pathways.pairwise_iou(words, words)
         sums, pairs = torch.ops.pathways.class_overlap(words, labels, 3)
         frequency = torch.ops.pathways.class_frequency(words, labels, 3, 70)
-        return y, z, unpacked, shared, iou, sums, pairs, frequency
+        return y + pooled.sum(), z, pooled, unpacked, shared, iou, sums, pairs, frequency
 
 
 def test_script():
@@ -174,6 +177,9 @@ def test_script_faces():
     assert torch.equal(torch.jit.script(ops.unpack_bits)(words, 70), mask)
     for face in (ops.binarize, ops.pairwise_iou, ops.class_overlap, ops.class_frequency):
         torch.jit.script(face)
+    x = torch.randn(2, 3, 5, 5)
+    pool = torch.jit.script(ops.adaptive_avg_max_pool2d)
+    assert torch.equal(pool(x, 2, 3), ops.adaptive_avg_max_pool2d(x, 2, 3))
 
 
 @torch.jit.script

@@ -108,6 +108,7 @@ def test_without_cuda_the_ops_say_so():
         "gated_forward": (torch.ones(2, 3), torch.ones(3)),
         "gated_forward_": (torch.ones(2, 3), torch.ones(3)),
         "_gated_backward": (torch.ones(2, 3), torch.ones(2, 3), torch.ones(3)),
+        "adaptive_avg_max_pool2d": (torch.ones(1, 2, 3, 3), 2, 2),
     }
     assert set(calls) == set(OPS)
     cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)

@@ -54,6 +54,12 @@ inline at::Tensor binarize(const at::Tensor& importance, double sigma = 1.0,
       "pathways::binarize", importance, sigma, gamma);
 }
 
+inline at::Tensor adaptive_avg_max_pool2d(const at::Tensor& x, int64_t height,
+                                          int64_t width) {
+  return detail::call_op<at::Tensor(const at::Tensor&, int64_t, int64_t)>(
+      "pathways::adaptive_avg_max_pool2d", x, height, width);
+}
+
 inline at::Tensor pack_bits(const at::Tensor& mask) {
   return detail::call_op<at::Tensor(const at::Tensor&)>("pathways::pack_bits",
                                                         mask);
