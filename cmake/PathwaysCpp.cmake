@@ -49,7 +49,8 @@ function(pathways_add_cpp sources)
     return()
   endif()
   # Objects: their registrations are named by nobody, and a linker would leave them in an archive.
-  add_library(pathways_autograd OBJECT EXCLUDE_FROM_ALL ${sources}/autograd/binarize.cpp
+  add_library(pathways_autograd OBJECT EXCLUDE_FROM_ALL ${sources}/autograd/adaptive_avg_max_pool2d.cpp
+                                                        ${sources}/autograd/binarize.cpp
                                                         ${sources}/autograd/gated_forward.cpp)
   target_link_libraries(pathways_autograd PUBLIC Pathways::pathways pathways_torch)
   add_library(Pathways::autograd ALIAS pathways_autograd)

@@ -21,6 +21,7 @@
 #include <utility>
 #include <vector>
 
+#include "../../csrc/ops/cpu/adaptive_avg_max_pool2d_loops.h"
 #include "../../csrc/ops/cpu/binarize_loops.h"
 #include "../../csrc/ops/cpu/bit_tile_loops.h"
 #include "../../csrc/ops/cpu/class_frequency_loops.h"
@@ -550,6 +551,84 @@ void run_gated() {
   });
 }
 
+// --------------------------------------------------------------- pooling
+
+void run_pool(const Type& type, const PoolShape& shape, bool hard) {
+  const std::string name =
+      name_of("adaptive_pool", type.name,
+              shape.channel_innermost ? "innermost" : "contiguous",
+              name_of(shape.batch, shape.channels, shape.height, shape.width),
+              name_of(shape.rows, shape.columns), hard ? "hard" : "soft");
+  if (!wanted(name)) {
+    return;
+  }
+  Random random(name);
+  const int64_t count = shape.planes() * shape.space();
+  Memory x = any_numbers(type, random, count);
+  for (int64_t i = 0; hard && i < count; ++i) {
+    if (random.below(32) == 0) {
+      put(type, x, i, special(type, random));
+    }
+  }
+  std::vector<int64_t> borders;
+  const auto put_borders = [&](int64_t size, int64_t cells) {
+    for (int64_t i = 0; i < cells; ++i) {
+      borders.push_back(cell_begin(i, size, cells));
+      borders.push_back(cell_end(i, size, cells));
+    }
+  };
+  put_borders(shape.height, shape.rows);
+  put_borders(shape.width, shape.columns);
+  const int64_t bytes = compute_type(type).bytes;
+  Memory areas(shape.cells() * bytes);
+  for (int64_t i = 0; i < shape.cells(); ++i) {
+    const int64_t* row = borders.data() + 2 * (i / shape.columns);
+    const int64_t* column =
+        borders.data() + 2 * (shape.rows + i % shape.columns);
+    const int64_t area = (row[1] - row[0]) * (column[1] - column[0]);
+    if (bytes == 8) {
+      areas.as<double>()[i] = static_cast<double>(area);
+    } else {
+      areas.as<float>()[i] = static_cast<float>(area);
+    }
+  }
+  Memory y(2 * shape.planes() * shape.cells() * type.bytes, type.bytes);
+  const AdaptivePoolCall call{type.type, shape,          x.as(),
+                              y.as(),    borders.data(), areas.as()};
+  const AdaptiveAvgMaxPool2dLoops& loops = adaptive_avg_max_pool2d_loops();
+  if (shape.channel_innermost) {
+    const int64_t groups = shape.batch * call.channel_groups();
+    loops.innermost(call, 0, groups / 2);
+    loops.innermost(call, groups / 2, groups);
+  } else {
+    Memory scratch(call.scratch_numbers() * bytes);
+    loops.contiguous(call, 0, shape.planes() / 3, scratch.as());
+    loops.contiguous(call, shape.planes() / 3, shape.planes(), scratch.as());
+  }
+  report(name, {&y});
+}
+
+void run_adaptive_pool() {
+  // Maps around the lanes, cells that divide them by halves, otherwise and not
+  // at all; grids finer than the map, several groups of rows; around the
+  // blocks of channels.
+  constexpr int64_t kShapes[][6] = {
+      {1, 1, 1, 1, 1, 1},    {2, 3, 8, 8, 4, 4},    {1, 5, 7, 7, 4, 4},
+      {1, 2, 32, 32, 4, 4},  {2, 2, 28, 28, 4, 4},  {1, 3, 5, 15, 2, 3},
+      {1, 2, 3, 17, 2, 5},   {1, 1, 9, 130, 4, 4},  {1, 2, 2, 3, 5, 7},
+      {1, 1, 40, 600, 9, 3}, {1, 2, 1, 3000, 1, 4}, {2, 63, 3, 3, 2, 2},
+      {1, 130, 4, 4, 3, 2},  {2, 17, 6, 5, 6, 5},   {1, 71, 2, 2, 1, 1}};
+  for (const Type& type : kTypes) {
+    for (const auto& s : kShapes) {
+      for (const bool innermost : {false, true}) {
+        for (const bool hard : {false, true}) {
+          run_pool(type, {s[0], s[1], s[2], s[3], s[4], s[5], innermost}, hard);
+        }
+      }
+    }
+  }
+}
+
 // ------------------------------------------------------------------ bits
 
 // Rows without a bit, with all, with about half and with few of them, `stride`
@@ -802,6 +881,7 @@ int main(int count, char** arguments) {
                 pathways::capability_name(pathways::cpu_capability()));
     pathways::run_binarize();
     pathways::run_gated();
+    pathways::run_adaptive_pool();
     pathways::run_bit_tile();
     pathways::run_class_frequency();
     pathways::run_pack_bits();

@@ -120,6 +120,18 @@ void run() {
                 "gate must have shape [N, C], [1, C], [C] or the shape of x"),
         "a wrong gate is told in one sentence");
 
+  const at::Tensor pooled = pathways::adaptive_avg_max_pool2d(x, 2, 3);
+  check(at::allclose(pooled,
+                     at::cat({at::adaptive_avg_pool2d(x, {2, 3}),
+                              std::get<0>(at::adaptive_max_pool2d(x, {2, 3}))},
+                             1)),
+        "adaptive_avg_max_pool2d");
+  check_gradients("gradients of adaptive_avg_max_pool2d",
+                  [&](const std::vector<at::Tensor>& inputs) {
+                    return pathways::adaptive_avg_max_pool2d(inputs[0], 2, 3);
+                  },
+                  {x.clone()});
+
   const at::Tensor bits = at::rand({5, 130}) < 0.5;
   const at::Tensor words = pathways::pack_bits(bits);
   check(at::equal(pathways::unpack_bits(words, 130), bits), "pack_bits");
