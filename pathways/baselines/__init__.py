@@ -1,6 +1,33 @@
-"""Baselines: other ways to choose a pathway, behind the generator's interface."""
+"""Baselines: other ways to choose a pathway, behind the generator's interface.
 
-from pathways.baselines.class_agnostic import ClassAgnosticMask
-from pathways.baselines.random_pathway import RandomPathway
+Every one is made from a target and called like an Explainer. Each is imported when it is asked for.
+"""
 
-__all__ = ["ClassAgnosticMask", "RandomPathway"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathways.baselines.class_agnostic import ClassAgnosticMask
+    from pathways.baselines.neuron_mct import NeuronMCT
+    from pathways.baselines.random_pathway import RandomPathway
+    from pathways.baselines.scored import ScoredMethod
+
+_MODULES = {
+    "ClassAgnosticMask": "class_agnostic",
+    "NeuronMCT": "neuron_mct",
+    "RandomPathway": "random_pathway",
+    "ScoredMethod": "scored",
+}
+
+__all__ = [
+    "ClassAgnosticMask",
+    "NeuronMCT",
+    "RandomPathway",
+    "ScoredMethod",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

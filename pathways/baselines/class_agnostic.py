@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pathways import ops
-from pathways.baselines.random_pathway import site_floors
+from pathways.baselines.scored import site_floors
 from pathways.explainer import Explanation
 from pathways.packing import scored_mask
 from pathways.pathway import Pathway

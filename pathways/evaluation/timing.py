@@ -25,8 +25,10 @@ def milliseconds_per_image(
     The target forward is ``explainer.target(batch)``. The explanation is what it takes to get the
     mask: ``explainer.importance(batch)`` (clean forward that records features, then generator) and
     ``explainer.generator.masks`` (quantiser and floor); the gated run that checks the mask is left
-    out. A method that lacks these is timed by calling it, its gated run included. Up to five
-    batches are timed after one warm-up, on data already on the device; a GPU is waited for.
+    out. Of a :class:`pathways.baselines.ScoredMethod` it is ranking and selection; sizes that it
+    takes from another method are found before. Any other method is timed by calling it, its gated
+    run included. Up to five batches are timed after one warm-up, on data already on the device; a
+    GPU is waited for.
 
     Args:
         explainer (PathwayMethod): the method.
@@ -39,13 +41,12 @@ def milliseconds_per_image(
     batches = [batch for batch in images.split(batch_size) if len(batch) == batch_size]
     batches = batches or [images]
     device = explainer.target.device
-    explain = _explanation(explainer)
     times: dict[str, list[float]] = {"forward": [], "explanation": []}
     for repeat in range(_REPEATS + 1):
         batch = batches[repeat % len(batches)].to(device)
         runs: list[tuple[str, Callable[[Tensor], Any]]] = [
             ("forward", explainer.target),
-            ("explanation", explain),
+            ("explanation", _explanation(explainer, batch)),
         ]
         for name, run in runs:
             _wait(device)
@@ -57,12 +58,15 @@ def milliseconds_per_image(
     return statistics.median(times["forward"]), statistics.median(times["explanation"])
 
 
-def _explanation(explainer: Any) -> Callable[[Tensor], Any]:
+def _explanation(explainer: Any, batch: Tensor) -> Callable[[Tensor], Any]:
     importance = getattr(explainer, "importance", None)
     generator = getattr(explainer, "generator", None)
-    if importance is None or generator is None:
-        return lambda batch: explainer(batch)
-    return lambda batch: generator.masks(importance(batch)[1])
+    if importance is not None and generator is not None:
+        return lambda batch: generator.masks(importance(batch)[1])
+    if hasattr(explainer, "rank") and hasattr(explainer, "select"):
+        sizes = explainer.sizes(batch)
+        return lambda batch: explainer.select(explainer.rank(batch, sizes)[1], sizes)
+    return lambda batch: explainer(batch)
 
 
 def _wait(device: torch.device) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -217,9 +218,34 @@ def test_timing_leaves_out_the_gated_run(convolution):
         assert forward > 0
         assert explanation > 0
         milliseconds_per_image(RandomPathway(explainer.target, kept=0.5), images, 16)
+        assert not calls
+
+        class Plain:
+            target = explainer.target
+
+            def __call__(self, images):
+                return explainer(images)
+
+        milliseconds_per_image(Plain(), images, 16)
         assert calls
     finally:
         del explainer.target.gated
+
+
+def test_timing_leaves_out_the_sizes_of_another_method(convolution):
+    explainer, images = convolution
+    slow = RandomPathway(explainer.target, kept=0.5)
+    importance = slow.importance
+
+    def sleeping(images):
+        time.sleep(0.1)
+        return importance(images)
+
+    slow.importance = sleeping
+    alone = milliseconds_per_image(slow, images, 16)[1]
+    matched = milliseconds_per_image(RandomPathway(explainer.target, like=slow), images, 16)[1]
+    assert alone >= 100 / 16
+    assert matched < alone
 
 
 def test_refusals(explaining, images, labels):
