@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathways.baselines.class_agnostic import ClassAgnosticMask
+    from pathways.baselines.neuron_intgrad import NeuronIntGrad
     from pathways.baselines.neuron_mct import NeuronMCT
     from pathways.baselines.random_pathway import RandomPathway
     from pathways.baselines.scored import ScoredMethod
 
 _MODULES = {
     "ClassAgnosticMask": "class_agnostic",
+    "NeuronIntGrad": "neuron_intgrad",
     "NeuronMCT": "neuron_mct",
     "RandomPathway": "random_pathway",
     "ScoredMethod": "scored",
@@ -21,6 +23,7 @@ _MODULES = {
 
 __all__ = [
     "ClassAgnosticMask",
+    "NeuronIntGrad",
     "NeuronMCT",
     "RandomPathway",
     "ScoredMethod",

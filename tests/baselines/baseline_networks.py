@@ -1,5 +1,7 @@
 """Networks whose pathways can be worked out, and every baseline that scores neurons."""
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -82,5 +84,6 @@ def planted() -> nn.Module:
 
 SCORED = {
     "mct": baselines.NeuronMCT,
+    "intgrad": partial(baselines.NeuronIntGrad, steps=3),
     "random": baselines.RandomPathway,
 }
