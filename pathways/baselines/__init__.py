@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathways.baselines.activations import ActiveNeurons, TopActivation
     from pathways.baselines.class_agnostic import ClassAgnosticMask
     from pathways.baselines.neuron_intgrad import NeuronIntGrad
     from pathways.baselines.neuron_mct import NeuronMCT
@@ -14,19 +15,23 @@ if TYPE_CHECKING:
     from pathways.baselines.scored import ScoredMethod
 
 _MODULES = {
+    "ActiveNeurons": "activations",
     "ClassAgnosticMask": "class_agnostic",
     "NeuronIntGrad": "neuron_intgrad",
     "NeuronMCT": "neuron_mct",
     "RandomPathway": "random_pathway",
     "ScoredMethod": "scored",
+    "TopActivation": "activations",
 }
 
 __all__ = [
+    "ActiveNeurons",
     "ClassAgnosticMask",
     "NeuronIntGrad",
     "NeuronMCT",
     "RandomPathway",
     "ScoredMethod",
+    "TopActivation",
 ]
 
 
