@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathways.baselines.activations import ActiveNeurons, TopActivation
     from pathways.baselines.class_agnostic import ClassAgnosticMask
+    from pathways.baselines.greedy import GreedyPruning
     from pathways.baselines.neuron_intgrad import NeuronIntGrad
     from pathways.baselines.neuron_mct import NeuronMCT
     from pathways.baselines.random_pathway import RandomPathway
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "ActiveNeurons": "activations",
     "ClassAgnosticMask": "class_agnostic",
+    "GreedyPruning": "greedy",
     "NeuronIntGrad": "neuron_intgrad",
     "NeuronMCT": "neuron_mct",
     "RandomPathway": "random_pathway",
@@ -27,6 +29,7 @@ _MODULES = {
 __all__ = [
     "ActiveNeurons",
     "ClassAgnosticMask",
+    "GreedyPruning",
     "NeuronIntGrad",
     "NeuronMCT",
     "RandomPathway",

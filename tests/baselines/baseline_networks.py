@@ -85,6 +85,7 @@ def planted() -> nn.Module:
 SCORED = {
     "mct": baselines.NeuronMCT,
     "intgrad": partial(baselines.NeuronIntGrad, steps=3),
+    "greedy": partial(baselines.GreedyPruning, rounds=6),
     "active": baselines.ActiveNeurons,
     "topk": baselines.TopActivation,
     "random": baselines.RandomPathway,
