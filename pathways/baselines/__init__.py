@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathways.baselines.activations import ActiveNeurons, TopActivation
     from pathways.baselines.class_agnostic import ClassAgnosticMask
+    from pathways.baselines.distillation import DistillationRouting
     from pathways.baselines.greedy import GreedyPruning
     from pathways.baselines.neuron_intgrad import NeuronIntGrad
     from pathways.baselines.neuron_mct import NeuronMCT
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "ActiveNeurons": "activations",
     "ClassAgnosticMask": "class_agnostic",
+    "DistillationRouting": "distillation",
     "GreedyPruning": "greedy",
     "NeuronIntGrad": "neuron_intgrad",
     "NeuronMCT": "neuron_mct",
@@ -29,6 +31,7 @@ _MODULES = {
 __all__ = [
     "ActiveNeurons",
     "ClassAgnosticMask",
+    "DistillationRouting",
     "GreedyPruning",
     "NeuronIntGrad",
     "NeuronMCT",

@@ -86,6 +86,10 @@ SCORED = {
     "mct": baselines.NeuronMCT,
     "intgrad": partial(baselines.NeuronIntGrad, steps=3),
     "greedy": partial(baselines.GreedyPruning, rounds=6),
+    "dgr": partial(baselines.DistillationRouting, steps=8),
+    "dgr_uniform": partial(
+        baselines.DistillationRouting, preset="dgr_pathwaygrad_uniform", steps=5, tries=3
+    ),
     "active": baselines.ActiveNeurons,
     "topk": baselines.TopActivation,
     "random": baselines.RandomPathway,
