@@ -269,6 +269,8 @@ def measure(
 ) -> Evaluation:
     """Evaluate a pathway method on the test images, shuffled: half of them support, half query.
 
+    Class pathways are made at the method's ``class_threshold``, or of the majority.
+
     Args:
         method (PathwayMethod): explainer or baseline.
         preprocessing (Preprocessing): from images to model inputs.
@@ -289,6 +291,7 @@ def measure(
         preprocess(images.test[order], preprocessing),
         images.test_labels[order],
         blanks=preprocessing.blanks(*images.shape[1:]),
+        threshold=getattr(method, "class_threshold", 0.5),
         batch_size=batch_size,
         seed=seed,
         progress=progress,

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathways.baselines.activations import ActiveNeurons, TopActivation
     from pathways.baselines.class_agnostic import ClassAgnosticMask
     from pathways.baselines.distillation import DistillationRouting
+    from pathways.baselines.effective_path import EffectivePath
     from pathways.baselines.greedy import GreedyPruning
     from pathways.baselines.neuron_intgrad import NeuronIntGrad
     from pathways.baselines.neuron_mct import NeuronMCT
@@ -20,6 +21,7 @@ _MODULES = {
     "ActiveNeurons": "activations",
     "ClassAgnosticMask": "class_agnostic",
     "DistillationRouting": "distillation",
+    "EffectivePath": "effective_path",
     "GreedyPruning": "greedy",
     "NeuronIntGrad": "neuron_intgrad",
     "NeuronMCT": "neuron_mct",
@@ -32,6 +34,7 @@ __all__ = [
     "ActiveNeurons",
     "ClassAgnosticMask",
     "DistillationRouting",
+    "EffectivePath",
     "GreedyPruning",
     "NeuronIntGrad",
     "NeuronMCT",

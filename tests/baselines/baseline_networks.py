@@ -90,6 +90,7 @@ SCORED = {
     "dgr_uniform": partial(
         baselines.DistillationRouting, preset="dgr_pathwaygrad_uniform", steps=5, tries=3
     ),
+    "effective": baselines.EffectivePath,
     "active": baselines.ActiveNeurons,
     "topk": baselines.TopActivation,
     "random": baselines.RandomPathway,
