@@ -63,7 +63,7 @@ second: $(LATEST)
 	OMP_NUM_THREADS=1 PATHWAYS_SECOND_PYTHON=$(abspath $(VENV_LATEST))/bin/python \
 		$(BIN)/python -m pytest tests/ops/test_library.py -k another_torch
 	OMP_NUM_THREADS=1 $(VENV_LATEST)/bin/python -m pytest -p no:cacheprovider tests/second \
-		tests/ops tests/sites tests/target tests/pathway tests/generator tests/export $(PYTEST_ARGS)
+		tests/ops tests/sites tests/target tests/pathway tests/generator tests/baselines tests/export $(PYTEST_ARGS)
 
 cuda-gate: $(INSTALLED)
 	$(BIN)/python tools/cuda_gate.py

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pathways import options
+from pathways.baselines.registry import BASELINES, check_baselines
 from pathways.console import command
 from pathways.options import (
     DATA_HELP,
@@ -259,7 +260,10 @@ def evaluate(
         str | None, typer.Option(help=f"Other data than the run's: {DATA_HELP}")
     ] = None,
     baselines: Annotated[
-        str, typer.Option(help="Baselines to compare with, separated by commas: random,agnostic.")
+        str,
+        typer.Option(
+            help=f"Baselines to compare with, separated by commas: {', '.join(BASELINES)}."
+        ),
     ] = "",
     test_images: Annotated[
         int | None, typer.Option(min=2, help="Measure on at most so many test images.")
@@ -274,7 +278,6 @@ def evaluate(
 ) -> None:
     """Measure a run: faithfulness, class pathways, transfer, and the leak controls beside them."""
     with command(as_json) as output:
-        from pathways.baselines.registry import check_baselines
         from pathways.pipeline import evaluate_methods, json_metrics, save_evaluation
         from pathways.printing import show_metrics
         from pathways.runs import Run

@@ -66,9 +66,9 @@ class CutRun:
         torch.autograd.grad(
             output, sources, seed.expand_as(output), retain_graph=True, allow_unused=True
         )
-        value = self._flat(consumer, output.detach()).gather(1, neuron).float()
+        value = self._flat(consumer, output.detach().float()).gather(1, neuron)
         return value, [
-            self._flat(i, source.detach() * self._gradients.get(i, 0.0)).float()
+            self._flat(i, source.detach().float() * self._gradients.get(i, 0.0))
             for i, source in zip(inputs, sources, strict=True)
         ]
 

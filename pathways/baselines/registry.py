@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 
-from pathways.baselines.class_agnostic import ClassAgnosticMask
-from pathways.baselines.random_pathway import RandomPathway
+from pathways import baselines
 from pathways.explainer import Explainer, PathwayMethod
 
 
@@ -28,9 +29,40 @@ class BaselineContext:
     seed: int = 0
     progress: Callable[[str, int, int], None] | None = None
 
+    @property
+    def floor(self) -> float:
+        """The generator's floor, so that neither wins by collapsing a site."""
+        return self.explainer.generator.config["min_keep"]
 
-def _random(context: BaselineContext) -> PathwayMethod:
-    return RandomPathway(context.explainer.target, like=context.explainer, seed=context.seed)
+
+@dataclass(frozen=True)
+class Baseline:
+    """An entry of :data:`BASELINES`.
+
+    Args:
+        meaning (str): a few words for lists.
+        make (callable): from a context to the method, fitted.
+    """
+
+    meaning: str
+    make: Callable[[BaselineContext], PathwayMethod]
+
+
+def _sized(name: str, seeded: bool = False, **settings: Any) -> Any:
+    """A class of :mod:`pathways.baselines`, imported when it is made, with the generator's size
+    and floor input by input."""
+
+    def make(context: BaselineContext) -> PathwayMethod:
+        more: dict[str, Any] = {"seed": context.seed} if seeded else {}
+        return getattr(baselines, name)(
+            context.explainer.target,
+            like=context.explainer,
+            min_keep=context.floor,
+            **more,
+            **settings,
+        )
+
+    return make
 
 
 def _agnostic(context: BaselineContext) -> PathwayMethod:
@@ -38,31 +70,51 @@ def _agnostic(context: BaselineContext) -> PathwayMethod:
         if context.progress is not None:
             context.progress("fitting agnostic", done, total)
 
-    # The generator's floor, so that neither wins by collapsing a site.
-    floor = context.explainer.generator.config["min_keep"]
-    mask = ClassAgnosticMask(context.explainer.target, min_keep=floor)
+    mask = baselines.ClassAgnosticMask(context.explainer.target, min_keep=context.floor)
     return mask.fit(context.images, seed=context.seed, progress=report)
 
 
-BASELINES: dict[str, Callable[[BaselineContext], PathwayMethod]] = {
-    "random": _random,
-    "agnostic": _agnostic,
-}
+def _active(context: BaselineContext) -> PathwayMethod:
+    return baselines.ActiveNeurons(context.explainer.target)
+
+
+BASELINES: Mapping[str, Baseline] = MappingProxyType(
+    {
+        "active": Baseline("all neurons that are active, whatever their number", _active),
+        "agnostic": Baseline("one mask for all inputs, optimised", _agnostic),
+        "dgr": Baseline(
+            "gates optimised for each input, 30 steps", _sized("DistillationRouting", seeded=True)
+        ),
+        "dgr_pathwaygrad": Baseline(
+            "the same with 1000 small steps",
+            _sized("DistillationRouting", seeded=True, preset="dgr_pathwaygrad"),
+        ),
+        "effective": Baseline(
+            "inputs that make up most of each neuron, from the logit down", _sized("EffectivePath")
+        ),
+        "greedy": Baseline("pruned in 100 rounds, scored anew each time", _sized("GreedyPruning")),
+        "intgrad": Baseline("integrated gradients, site by site", _sized("NeuronIntGrad")),
+        "mct": Baseline("contributions to the logit, by one gradient", _sized("NeuronMCT")),
+        "random": Baseline("neurons drawn by lot", _sized("RandomPathway", seeded=True)),
+        "topk": Baseline("largest activations at every site", _sized("TopActivation")),
+    }
+)
+"""Every baseline by its name on the command line. Those with a size take the generator's, input by
+input: over all sites together, ``random`` and ``topk`` at every site."""
 
 
 def make_baseline(name: str, context: BaselineContext) -> PathwayMethod:
     """Make, and where needed fit, the baseline of a name.
 
     Args:
-        name (str): a key of :data:`BASELINES`: ``"random"`` (neurons drawn by lot, as many at every
-            site as the generator keeps) or ``"agnostic"`` (one mask for all inputs, optimised).
+        name (str): a key of :data:`BASELINES`.
         context (BaselineContext): target, images, seed.
 
     Raises:
         ValueError: unknown name; the known ones are listed.
     """
     check_baselines([name])
-    return BASELINES[name](context)
+    return BASELINES[name].make(context)
 
 
 def check_baselines(names: list[str]) -> None:

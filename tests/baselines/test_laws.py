@@ -1,5 +1,8 @@
 """What every baseline that scores neurons must keep: sizes, batches, the target, refusals."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from baseline_networks import Residual, Tokens
@@ -189,3 +192,14 @@ def test_bad_sizes_are_refused(make, target):
 def test_methods_without_a_size_of_their_own_need_one(method, target):
     with pytest.raises(ValueError, match="exactly one of like and kept must be given, got none"):
         method(target)
+
+
+def test_import_is_lazy():
+    code = (
+        "import sys, pathways, pathways.baselines.registry as r; r.check_baselines(['mct'])\n"
+        "loaded = [m for m in sys.modules if m.startswith('pathways.baselines.')]\n"
+        "assert loaded == ['pathways.baselines.registry'], loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(ImportError, match="cannot import name 'Oracle'"):
+        from pathways.baselines import Oracle  # noqa: F401

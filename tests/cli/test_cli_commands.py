@@ -111,6 +111,22 @@ def test_evaluate_with_baselines(project):
     assert classes.fingerprint == Run.open(project.run).description.fingerprint
 
 
+def test_evaluate_with_every_method_that_scores(project):
+    names = ["dgr", "mct", "intgrad", "greedy", "effective", "active", "topk", "random"]
+    value = project.json(
+        "evaluate", project.run, "--test-images", "30", "--baselines", ",".join(names)
+    )
+    assert list(value["methods"]) == ["generator", *names]
+    kept = {name: figures["kept"] for name, figures in value["methods"].items()}
+    assert kept["active"] > 0
+    for name in set(names) - {"active"}:
+        assert kept[name] == pytest.approx(kept["generator"])
+        assert value["methods"][name]["wrong_class_flip"] is not None
+    report = json.loads((project.run / "evaluation.json").read_text())
+    assert report["methods"]["effective"]["settings"]["threshold"] == 0.0
+    assert report["methods"]["mct"]["settings"]["threshold"] == 0.5
+
+
 def test_evaluate_as_json_into_another_folder(project, tmp_path):
     from pathways.evaluation import METRICS
 

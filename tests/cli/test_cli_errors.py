@@ -190,7 +190,7 @@ def test_generator_of_another_target_is_refused(project, trained, tmp_path):
 
 
 def test_evaluate_errors(project):
-    assert "baselines must be among agnostic, random; got 'oracle'" in fails(
+    assert "greedy, intgrad, mct, random, topk; got 'oracle'" in fails(
         project, "evaluate", project.run, "--baselines", "oracle"
     )
     assert "images must have 1 channels" in fails(
