@@ -13,8 +13,8 @@ class GatedGraph(nn.Module):
     Made by :func:`pathways.export.gated_graph`; scriptable. Nothing is shared with the target.
 
     Args:
-        graph (GraphModule): ``graph(images, gates, features, gated, record, pool, probe) -> logits``,
-            see :func:`pathways.export.runtime.run_site`.
+        graph (GraphModule):
+            ``graph(images, gates, features, gated, record, pool, probe) -> logits``, see :func:`pathways.export.runtime.run_site`.
         captured_by (str): ``"torch.fx"`` or ``"torch.export"``.
     """
 

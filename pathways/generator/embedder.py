@@ -125,7 +125,7 @@ class FeatureEmbedders(nn.Module):
         return self._carried(torch.cat(cells)), maps
 
     def _carried(self, cells: Tensor) -> Tensor:
-        """Codes ``[N, L, d]`` of single cells ``[L, N, d]``, each joined with the shallower code."""
+        """Codes ``[N, L, d]`` of cells ``[L, N, d]``, each joined with the shallower code."""
         width = cells.size(2)
         own, carried = self.carry.weight.split(width, dim=1)
         joined = cells[1:] + F.linear(cells[1:], own, self.carry.bias)
