@@ -72,7 +72,7 @@ cuda-gate: $(INSTALLED)
 # architectures are enough to link; the gate compiles for all.
 CUDA_LINK := build/cuda-link
 CUDA_LINK_TESTS := tests/cuda/test_cuda_entries.py tests/ops/test_library.py tests/ops/test_bits.py \
-	tests/ops/test_binarize.py tests/ops/test_gated_forward.py
+	tests/ops/test_binarize.py tests/ops/test_gated_forward.py tests/ops/test_adaptive_avg_max_pool2d.py
 cuda-link: $(INSTALLED) $(LATEST)
 	@if ! command -v nvcc >/dev/null && ! test -x "$$CUDA_HOME/bin/nvcc"; then \
 		echo "cuda link skipped: no nvcc on the path or in CUDA_HOME"; \

@@ -127,7 +127,7 @@ def gated_cases(device: str) -> Iterator[Case]:
 
 
 def element_cases(device: str) -> Iterator[Case]:
-    """Binarisation, packing, class counts."""
+    """Binarisation, pooling, packing, class counts."""
     count = 1 << 28 if device == "cuda" else 1000
     for dtype in (torch.float32, torch.bfloat16):
         scores = torch.rand(count, device=device).to(dtype)
@@ -166,6 +166,27 @@ def element_cases(device: str) -> Iterator[Case]:
             "byte",
             slope,
             check_slope,
+        )
+    for last in (False, True):
+        layout = torch.channels_last if last else torch.contiguous_format
+        maps = torch.randn(sized((64, 256, 56, 56), device), device=device)
+        maps = maps.contiguous(memory_format=layout)
+
+        def check_pool(maps: Tensor = maps) -> None:
+            close(
+                ops.adaptive_avg_max_pool2d(maps[:2], 4, 4),
+                reference.adaptive_avg_max_pool2d(maps[:2], 4, 4),
+            )
+
+        yield Case(
+            "adaptive_avg_max_pool2d",
+            f"{list(maps.shape)}{' channels_last' if last else ''} to 4 x 4",
+            "float32",
+            maps.numel() * maps.element_size(),
+            "byte",
+            lambda maps=maps: ops.adaptive_avg_max_pool2d(maps, 4, 4),
+            check_pool,
+            lambda maps=maps: reference.adaptive_avg_max_pool2d(maps, 4, 4),
         )
     rows, size = (32768, 32768) if device == "cuda" else (9, 130)
     mask = torch.rand(rows, size, device=device) < 0.3

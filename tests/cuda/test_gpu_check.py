@@ -104,6 +104,7 @@ def test_smoke_run_on_the_cpu(tool: ModuleType, tmp_path: Path) -> None:
     assert timed == {
         *("gated_forward", "gated_forward_", "_gated_backward"),
         *("binarize", "_binarize_backward", "pack_bits", "unpack_bits"),
+        "adaptive_avg_max_pool2d",
         *("pairwise_iou", "class_overlap", "class_frequency"),
     }
     for row in result["rows"]:

@@ -1,4 +1,4 @@
-"""Gating and binarisation on the CPU, from the very source that nvcc compiles, and the shim itself.
+"""The kernels of floating-point ops on the CPU, from the source nvcc compiles, and the shim itself.
 
 Nothing here needs a GPU or nvcc. The kernels are called below the ops: with the pointers, shapes
 and alignments that the launch code turns into grids. test_host_bits.py has the other kernels.
@@ -361,6 +361,50 @@ def test_binarize_hands_nan_on(kernels: HostLibrary) -> None:
     source = Memory(torch.tensor([0.1, float("nan"), 0.9, float("nan"), 0.5]))
     kernels.call("binarize", 0, source, 5, result, 1)
     assert result.tensor().isnan().tolist() == [False, True, False, True, False]
+
+
+# N, C, H, W and the grid: cells of one lane, of some and of more than a warp; overlapping ones;
+# grids finer than the map; more cells than one trip of the smallest grid covers.
+POOLS = (
+    (2, 3, 8, 8, 4, 4),
+    (1, 5, 7, 7, 4, 4),
+    (1, 2, 5, 150, 2, 3),
+    (2, 3, 37, 1, 4, 1),
+    (1, 2, 2, 3, 5, 7),
+    (2, 33, 6, 5, 1, 1),
+    (3, 130, 4, 4, 3, 2),
+    (1, 2, 64, 64, 33, 40),
+    (1, 3, 4, 5, 4, 5),
+)
+
+
+def pool(
+    kernels: HostLibrary, x: Tensor, sizes: tuple[int, ...], last: bool, offset: int
+) -> Tensor:
+    order = x.permute(0, 2, 3, 1) if last else x
+    n, c, _, _, rows, columns = sizes
+    y = Memory.empty((n, 2 * c, rows, columns), x.dtype, offset)
+    source = Memory(order, offset)
+    kernels.call("adaptive_pool", type_of(x.dtype), source, y, sizes, last, 1)
+    return y.tensor()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("innermost", [False, True], ids=["channel_first", "innermost"])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_adaptive_pool(
+    kernels: HostLibrary, order: int, dtype: torch.dtype, innermost: bool, offset: int
+) -> None:
+    for sizes in POOLS:
+        x = torch.randn(sizes[:4]).to(dtype)
+        flat = x.view(-1)
+        flat[::97], flat[3::101] = float("nan"), float("inf")
+        expected = reference.adaptive_avg_max_pool2d(x, *sizes[4:])
+        actual = pool(kernels, x, sizes, innermost, offset)
+        limits = tolerance(dtype, length=sizes[2] * sizes[3])
+        torch.testing.assert_close(actual, expected, equal_nan=True, **limits)
+        maxima = actual[:, sizes[1] :], expected[:, sizes[1] :]
+        torch.testing.assert_close(*maxima, equal_nan=True, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,28 @@ void run_binarize() {
   }
 }
 
+void run_pooling() {
+  // Cells of one lane and of a warp, a column, overlapping, several blocks.
+  static const int64_t kShapes[][6] = {{2, 3, 8, 8, 4, 4},
+                                       {1, 2, 7, 70, 3, 2},
+                                       {2, 3, 9, 1, 2, 1},
+                                       {1, 300, 3, 2, 2, 5},
+                                       {1, 2, 5, 7, 5, 7}};
+  for (int64_t type = 0; type < kTypes; ++type) {
+    for (const auto& sizes : kShapes) {
+      const int64_t planes = sizes[0] * sizes[1];
+      const int64_t offset = sizes[2] % 2;
+      const Memory x = values(type, planes * sizes[2] * sizes[3], offset);
+      for (const bool innermost : {false, true}) {
+        const Memory y(2 * planes * sizes[4] * sizes[5] * kSizes[type],
+                       offset * kSizes[type]);
+        expect_null(host_cuda_adaptive_pool(type, x.get(), y.get(), sizes,
+                                            innermost, 1));
+      }
+    }
+  }
+}
+
 void run_packing() {
   for (const int64_t bytes : {1, 2, 4, 8}) {
     for (const int64_t size : {1, 63, 64, 65, 200}) {
@@ -245,7 +267,7 @@ int main(int count, char** arguments) {
   static const std::map<std::string, void (*)()> kParts{
       {"gated", &run_gated},     {"binarize", &run_binarize},
       {"packing", &run_packing}, {"products", &run_products},
-      {"classes", &run_classes},
+      {"classes", &run_classes}, {"pooling", &run_pooling},
   };
   const std::string part = count == 3 ? arguments[1] : "";
   if (part == "planted") {

@@ -1,7 +1,8 @@
-// Gating and binarisation, see host_cuda.h.
+// Gating, binarisation and pooling, see host_cuda.h.
 
 #include "support.h"
 // After the shim.
+#include "../../csrc/ops/cuda/adaptive_avg_max_pool2d_kernel.cuh"
 #include "../../csrc/ops/cuda/binarize_kernel.cuh"
 #include "../../csrc/ops/cuda/gated_backward_kernel.cuh"
 #include "../../csrc/ops/cuda/gated_forward_kernel.cuh"
@@ -83,6 +84,17 @@ const char* host_cuda_binarize_backward(int64_t type, const void* grad,
                                    importance, count,
                                    pathways::quantizer_constants(sigma, gamma),
                                    result, device_of(multiprocessors));
+  });
+}
+
+const char* host_cuda_adaptive_pool(int64_t type, const void* x, void* y,
+                                    const int64_t* sizes, bool innermost,
+                                    int64_t multiprocessors) {
+  return guarded([&] {
+    const pathways::PoolShape shape{sizes[0], sizes[1], sizes[2], sizes[3],
+                                    sizes[4], sizes[5], innermost};
+    cuda::launch_adaptive_pool({static_cast<ElementType>(type), x, y, shape},
+                               device_of(multiprocessors));
   });
 }
 

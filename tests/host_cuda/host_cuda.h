@@ -35,6 +35,11 @@ const char* host_cuda_binarize_backward(int64_t type, const void* grad,
                                         double sigma, double gamma,
                                         void* result, int64_t multiprocessors);
 
+// sizes: N, C, H, W, rows, columns.
+const char* host_cuda_adaptive_pool(int64_t type, const void* x, void* y,
+                                    const int64_t* sizes, bool innermost,
+                                    int64_t multiprocessors);
+
 const char* host_cuda_pack_bits(int64_t element_size, bool floating,
                                 const void* mask, int64_t row_stride,
                                 int64_t column_stride, int64_t rows,

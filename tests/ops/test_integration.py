@@ -74,7 +74,7 @@ def everything(x: Tensor, importance: Tensor, bias: Tensor, labels: Tensor):
     iou = torch.ops.pathways.pairwise_iou(words, words)
     overlap = torch.ops.pathways.class_overlap(words, labels, 3)
     frequency = torch.ops.pathways.class_frequency(words, labels, 3, 70)
-    return y + pooled.sum(), z, pooled, unpacked, shared, iou, *overlap, frequency
+    return y + pooled.mean(), z, pooled, unpacked, shared, iou, *overlap, frequency
 
 
 def everything_inputs(n):
@@ -147,7 +147,7 @@ class Everything(torch.nn.Module):
         iou = torch.ops.pathways.pairwise_iou(words, words)
         sums, pairs = torch.ops.pathways.class_overlap(words, labels, 3)
         frequency = torch.ops.pathways.class_frequency(words, labels, 3, 70)
-        return y + pooled.sum(), z, pooled, unpacked, shared, iou, sums, pairs, frequency
+        return y + pooled.mean(), z, pooled, unpacked, shared, iou, sums, pairs, frequency
 
 
 def test_script():
@@ -228,3 +228,25 @@ def test_export_backward_op():
     program = torch.export.export(Gradient(), (x, gate), dynamic_shapes=({0: batch}, {0: batch}))
     x, gate = torch.randn(5, 2, 4), torch.rand(5, 2)
     assert torch.equal(program.module()(x, gate), Gradient()(x, gate))
+
+
+@pytest.mark.slow
+def test_native_program(tmp_path):
+    """Pooling inside compiled code, traced below autograd as exported explainers are."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def function(x):
+        return ops.adaptive_avg_max_pool2d(x.relu(), 2, 3) + 1
+
+    x = torch.randn(11, 3, 5, 7)
+    with torch.no_grad():
+        traced = make_fx(function, tracing_mode="symbolic")(x)
+    assert "pathways.adaptive_avg_max_pool2d" in traced.code
+    program = torch.export.export(traced, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    package = torch._inductor.aoti_compile_and_package(
+        program, package_path=str(tmp_path / "pool.pt2")
+    )
+    run = torch._inductor.aoti_load_package(package)
+    for n in (1, 4, 30):
+        x = torch.randn(n, 3, 5, 7)
+        torch.testing.assert_close(run(x), function(x))

@@ -10,6 +10,7 @@
 #include "../../core/activations.h"
 #include "../../core/element_type.h"
 #include "../../core/gated_shape.h"
+#include "../../core/pool_shape.h"
 #include "../../core/quantizer.h"
 #include "bit_product.h"
 
@@ -116,6 +117,18 @@ void binarize_backward(ElementType type, const void* grad,
                        const void* importance, int64_t count,
                        QuantizerConstants constants, void* result,
                        const Device& device);
+
+// --- adaptive_avg_max_pool2d ------------------------------------------------
+
+struct AdaptivePoolCall {
+  ElementType type;  // of x and y
+  const void* x;
+  void* y;  // [N, 2 C, rows, columns]
+  PoolShape shape;
+};
+
+void adaptive_avg_max_pool2d(const AdaptivePoolCall& call,
+                             const Device& device);
 
 // --- pack_bits, unpack_bits -------------------------------------------------
 

@@ -1,6 +1,7 @@
 # The CUDA half of libpathways: <op>_kernel.cu holds the kernels (no torch
 # runtime), <op>_kernel.cpp the checks, the allocation and the registration.
 set(PATHWAYS_CUDA_KERNELS
+    adaptive_avg_max_pool2d_kernel.cu
     binarize_kernel.cu
     class_frequency_kernel.cu
     class_overlap_kernel.cu
@@ -11,6 +12,7 @@ set(PATHWAYS_CUDA_KERNELS
     pairwise_kernel.cu)
 set(PATHWAYS_CUDA_SOURCES
     ${PATHWAYS_CUDA_KERNELS}
+    adaptive_avg_max_pool2d_kernel.cpp
     binarize_kernel.cpp
     class_frequency_kernel.cpp
     class_overlap_kernel.cpp
