@@ -33,6 +33,7 @@ def test_every_bench_runs(tmp_path):
     figures = json.loads(out.read_text())
     ops = {row["op"] for row in figures["rows"]}
     assert ops >= {
+        "adaptive_avg_max_pool2d",
         "binarize",
         "class_frequency",
         "class_overlap",
