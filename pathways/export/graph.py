@@ -14,7 +14,8 @@ class GatedGraph(nn.Module):
 
     Args:
         graph (GraphModule):
-            ``graph(images, gates, features, gated, record, pool, probe) -> logits``, see :func:`pathways.export.runtime.run_site`.
+            ``graph(images, gates, features, gated, record, pool, probe) -> logits``,
+            see :func:`pathways.export.runtime.run_site`.
         captured_by (str): ``"torch.fx"`` or ``"torch.export"``.
     """
 
