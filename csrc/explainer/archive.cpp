@@ -1,10 +1,14 @@
 // Whether a zip archive is whole. Torch's own reader is compiled without the
 // check of checksums, and what lies in an explainer is code.
 
+#include <caffe2/serialize/inline_container.h>
+
 #include <array>
 #include <cstdint>
 #include <cstring>
 #include <fstream>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "backend.h"
@@ -23,6 +27,13 @@ constexpr std::array<uint32_t, 256> kCrcTable = [] {
   }
   return table;
 }();
+
+uint32_t crc_of(const unsigned char* bytes, size_t count, uint32_t crc) {
+  for (size_t i = 0; i < count; ++i) {
+    crc = (crc >> 8) ^ kCrcTable[(crc ^ bytes[i]) & 0xff];
+  }
+  return crc;
+}
 
 // A file read piece by piece; past its end, numbers are 0.
 class File {
@@ -48,9 +59,8 @@ class File {
     uint32_t crc = 0xffffffffu;
     while (count > 0) {
       const uint64_t piece = count < kPiece ? count : kPiece;
-      for (const unsigned char byte : read(at, piece)) {
-        crc = (crc >> 8) ^ kCrcTable[(crc ^ byte) & 0xff];
-      }
+      const std::vector<unsigned char> bytes = read(at, piece);
+      crc = crc_of(bytes.data(), bytes.size(), crc);
       at += piece;
       count -= piece;
     }
@@ -98,6 +108,7 @@ void check_archive(const std::string& path) {
     damaged("its table lies outside of it");
   }
   const auto table = file.read(begin, size);
+  std::vector<std::pair<std::string, uint32_t>> packed;
   size_t at = 0;
   for (uint64_t i = 0; i < entries; ++i) {
     if (number<uint32_t>(table, at) != 0x02014b50) {
@@ -111,15 +122,37 @@ void check_archive(const std::string& path) {
     const auto header = file.read(local, 30);
     const uint64_t data = local + 30 + number<uint16_t>(header, 26) +
                           number<uint16_t>(header, 28);
-    // Of compressed entries (TorchScript's code) the checksum is that of the
-    // text; damage inside is found when it is unpacked and parsed.
     const bool plain = number<uint16_t>(table, at + 10) == 0;
     if (data + stored > file.size() ||
         (plain && file.checksum(data, stored) != crc)) {
       damaged("an entry does not match its checksum");
     }
+    if (!plain && at + 46 + name <= table.size()) {
+      const auto* text = reinterpret_cast<const char*>(table.data()) + at + 46;
+      packed.emplace_back(std::string(text, name), crc);
+    }
     at += 46 + name + number<uint16_t>(table, at + 30) +
           number<uint16_t>(table, at + 32);
+  }
+  if (packed.empty()) {
+    return;
+  }
+  // The checksum of a compressed entry (TorchScript's code) is that of its
+  // contents. The reader names entries without the folder that all are in.
+  try {
+    caffe2::serialize::PyTorchStreamReader reader(path);
+    for (const auto& [name, crc] : packed) {
+      const auto [data, count] =
+          reader.getRecord(name.substr(name.find('/') + 1));
+      const auto* bytes = static_cast<const unsigned char*>(data.get());
+      if (~crc_of(bytes, count, 0xffffffffu) != crc) {
+        damaged("an entry does not match its checksum");
+      }
+    }
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    damaged(sentence_of(error));
   }
 }
 

@@ -22,12 +22,29 @@ T value_or(const Json& json, const char* key, T otherwise) {
   return found == json.end() || found->is_null() ? otherwise : found->get<T>();
 }
 
+// Sizes of a tensor as the description has them. What is not positive, or more
+// than any memory holds, would be believed by everything that follows.
+std::vector<int64_t> shape_of(const Json& json) {
+  auto shape = json.get<std::vector<int64_t>>();
+  double count = 1;
+  for (const int64_t side : shape) {
+    count *= static_cast<double>(side);
+    if (side < 1 || count > 1e12) {
+      throw Error("its description has the shape " + json.dump());
+    }
+  }
+  return shape;
+}
+
 Site site_of(const Json& entry, bool units) {
   Site site;
   site.key = entry.at("name").get<std::string>() + "#" +
              std::to_string(entry.at("call").get<int64_t>());
   site.activation = entry.at("activation");
-  site.shape = entry.at("shape").get<std::vector<int64_t>>();
+  site.shape = shape_of(entry.at("shape"));
+  if (site.shape.empty()) {
+    throw Error("its description has a site without channels");
+  }
   const auto last = units ? site.shape.end() : site.shape.begin() + 1;
   site.neurons = std::accumulate(site.shape.begin(), last, int64_t{1},
                                  std::multiplies<>());
@@ -48,8 +65,12 @@ ExplainerInfo parse(const std::string& text) {
     info.sites.push_back(site_of(entry, info.units));
     info.neurons += info.sites.back().neurons;
   }
-  info.input_shape = json.at("input_shape").get<std::vector<int64_t>>();
-  info.image_shape = value_or<std::vector<int64_t>>(json, "image_shape", {});
+  if (info.classes.empty() || info.sites.empty()) {
+    throw Error("its description has no classes or no sites");
+  }
+  info.input_shape = shape_of(json.at("input_shape"));
+  info.image_shape =
+      shape_of(value_or<Json>(json, "image_shape", Json::array()));
   const Json preprocessing = value_or<Json>(json, "preprocessing", {});
   if (preprocessing.is_object()) {
     info.resize = value_or<std::vector<int64_t>>(preprocessing, "size", {});
@@ -102,7 +123,11 @@ ExplainerInfo read_info(const std::string& path) {
                   std::to_string(kFormatVersion) + " or older, got " +
                   std::to_string(version) + "; upgrade pathways to read it");
     }
-    return parse(text);
+    try {
+      return parse(text);
+    } catch (const Error& error) {
+      throw Error(path + " is damaged: " + error.what());
+    }
   } catch (const Json::exception& error) {
     throw Error(path + " is damaged: its description cannot be read (" +
                 error.what() + ")");
@@ -114,13 +139,16 @@ std::string sentence_of(const std::exception& error) {
   std::string text = torch_error == nullptr
                          ? error.what()
                          : torch_error->what_without_backtrace();
-  // A check of the module itself: the sentence stands behind the trace of the
-  // interpreter.
-  const std::string mark = "builtins.ValueError: ";
-  const size_t own = text.rfind(mark);
-  if (own != std::string::npos) {
-    text = text.substr(own + mark.size());
+  // A check of the module itself, or of an operation in it: the sentence stands
+  // behind the trace of the interpreter.
+  for (const std::string mark : {"builtins.ValueError: ", "\nRuntimeError: "}) {
+    const size_t own = text.rfind(mark);
+    if (own != std::string::npos) {
+      text = text.substr(own + mark.size());
+      break;
+    }
   }
+  text = text.substr(0, text.find("  (Could this error message be improved?"));
   const size_t begin = text.find_first_not_of(" \n");
   if (begin == std::string::npos) {
     return "torch gave no reason";

@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import subprocess
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -269,6 +270,55 @@ def test_bad_explainers(program, project, pictures, tmp_path, exported):
     assert "must be an explainer, got something that is no file" in fails(
         program, tmp_path, picture
     )
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda info: info["sites"][0].update(shape=[]), "has a site without channels"),
+        (lambda info: info["sites"][0].update(shape=[-5]), "has the shape [-5]"),
+        (lambda info: info["sites"][0].update(shape=[2**62, 8]), f"has the shape [{2**62},8]"),
+        (lambda info: info.update(image_shape=[1, 0, 8]), "has the shape [1,0,8]"),
+        (lambda info: info.update(classes=[]), "has no classes or no sites"),
+        (lambda info: info.update(sites=[]), "has no classes or no sites"),
+    ],
+)
+def test_descriptions_without_sense(program, project, pictures, tmp_path, change, words):
+    path = tmp_path / "e.pt"
+    with zipfile.ZipFile(project.folder / "e.pt") as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name.endswith("extra/pathways.json"):
+                info = json.loads(data)
+                change(info)
+                data = json.dumps(info).encode()
+            new.writestr(name, data)
+    sentence = fails(program, path, pictures / "rgb.png")
+    assert sentence == f"error: {path} is damaged: its description {words}"
+
+
+def test_damage_in_compressed_entries(program, project, pictures, tmp_path):
+    """Of code and what belongs to it, which may still unpack to something."""
+    good, path = (project.folder / "e.pt").read_bytes(), tmp_path / "e.pt"
+    with zipfile.ZipFile(project.folder / "e.pt") as archive:
+        packed = [entry for entry in archive.infolist() if entry.compress_type]
+    for kind in (".py", ".debug_pkl"):
+        entry = max(
+            (entry for entry in packed if entry.filename.endswith(kind)),
+            key=lambda entry: entry.compress_size,
+        )
+        flipped = bytearray(good)
+        lengths = struct.unpack_from("<HH", good, entry.header_offset + 26)
+        flipped[entry.header_offset + 30 + sum(lengths) + entry.compress_size // 2] ^= 0x10
+        path.write_bytes(flipped)
+        assert "is damaged or not an explainer" in fails(program, path, pictures / "rgb.png")
+
+
+def test_archives_of_others(program, pictures, tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
+        archive.writestr("a/b.txt", "text")
+    sentence = fails(program, tmp_path / "other.pt", pictures / "rgb.png")
+    assert "is damaged or not an explainer" in sentence and "PyTorch" not in sentence
 
 
 def test_classes_devices_and_channels(program, project, pictures, tmp_path, exported):
