@@ -125,8 +125,9 @@ class Model {
   static at::Tensor checked(const at::Tensor& tensor, const Argument& wanted) {
     bool fits = static_cast<size_t>(tensor.dim()) == wanted.shape.size();
     for (size_t i = 0; fits && i < wanted.shape.size(); ++i) {
-      fits = wanted.shape[i] < 0 ||
-             tensor.size(static_cast<int64_t>(i)) == wanted.shape[i];
+      const int64_t side = tensor.size(static_cast<int64_t>(i));
+      // A batch may be empty, an image may not.
+      fits = wanted.shape[i] < 0 ? side > 0 || i == 0 : side == wanted.shape[i];
     }
     if (!fits) {
       throw Error("explainer: " + wanted.name + " must be of shape " +

@@ -110,6 +110,14 @@ at::Tensor Explainer::grad_cam(const at::Tensor& images,
 
 at::Tensor Explainer::mask(const at::Tensor& words) const {
   return told([&] {
+    int64_t width = 0;
+    for (const Site& site : info().sites) {
+      width += (site.neurons + 63) / 64;
+    }
+    if (words.dim() != 2 || words.size(1) != width) {
+      throw Error("mask: words must be of shape [*, " + std::to_string(width) +
+                  "], got " + c10::str(words.sizes()));
+    }
     std::vector<at::Tensor> parts;
     int64_t first = 0;
     for (const Site& site : info().sites) {

@@ -1,6 +1,8 @@
 """Ops, gradients and explainer, linked by a project that knows find_package only."""
 
+import json
 import shutil
+import zipfile
 
 import pytest
 import torch
@@ -52,6 +54,39 @@ def test_explainer_gives_what_python_gives(consumer, exported, tmp_path, name, g
             torch.testing.assert_close(found, wanted, **CLOSE)
         else:
             assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "aoti"])
+def test_wrong_arguments(consumer, exported, tmp_path, kind):
+    """What torch says stands behind the trace of TorchScript's interpreter; a compiled model whose
+    sizes are free still needs some of them.
+    """
+    path = tmp_path / "explainer"
+    with zipfile.ZipFile(exported("vgg", kind=kind)[2]) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if kind == "aoti" and name.endswith("extra/pathways.json"):
+                info = json.loads(data)
+                info["models"]["importance"]["inputs"][0]["shape"] = [None, 3, None, None]
+                data = json.dumps(info).encode()
+            new.writestr(name, data)
+    lines = run(consumer / "refusals", path).stdout.splitlines()
+    expected = {
+        "torchscript": [
+            "expected scalar type Double but found Float",
+            "Calculated padded input size per channel: (18 x 2). Kernel size: (3 x 3). "
+            "Kernel size can't be greater than actual input size",
+        ],
+        "aoti": [
+            "explainer: inputs must be Float, got Double",
+            "explainer: inputs must be of shape [*, 3, *, *], got [2, 3, 16, 0]",
+        ],
+    }
+    assert lines == [
+        *expected[kind],
+        "mask: words must be of shape [*, 4], got [2, 5]",
+        "mask: words must be of shape [*, 4], got [4]",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["torchscript", "aoti"])
