@@ -9,9 +9,13 @@
 #include <png.h>
 
 #include <pathways/explainer.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <random>
 
 namespace pathways::app {
 namespace {
@@ -26,18 +30,50 @@ struct Decoded {
   Bytes values;
 };
 
+// More than any image of kMaxPixels takes, eight bytes for each.
+constexpr uint64_t kMaxBytes = 1ull << 31;
+
+bool starts_with(const Bytes& bytes, std::initializer_list<int> start) {
+  return bytes.size() >= start.size() &&
+         std::equal(start.begin(), start.end(), bytes.begin());
+}
+
+bool is_png(const Bytes& bytes) {
+  return starts_with(bytes, {0x89, 'P', 'N', 'G'});
+}
+
+bool is_jpeg(const Bytes& bytes) {
+  return starts_with(bytes, {0xff, 0xd8, 0xff});
+}
+
+// The bytes of a PNG or JPEG file; of anything else only the first are read.
 Bytes read_bytes(const std::string& path) {
   std::error_code none;
   if (!std::filesystem::is_regular_file(path, none)) {
     throw Error("there is no image file " + path);
   }
   std::ifstream file(path, std::ios::binary);
-  Bytes bytes(std::filesystem::file_size(path, none));
-  file.read(reinterpret_cast<char*>(bytes.data()),
-            static_cast<std::streamsize>(bytes.size()));
-  if (!file) {
-    throw Error(path + " cannot be read");
+  const uint64_t size = std::filesystem::file_size(path, none);
+  constexpr uint64_t kStart = 4;
+  Bytes bytes(std::min(size, kStart));
+  const auto read = [&](size_t from) {
+    file.read(reinterpret_cast<char*>(bytes.data() + from),
+              static_cast<std::streamsize>(bytes.size() - from));
+    if (!file) {
+      throw Error(path + " cannot be read");
+    }
+  };
+  read(0);
+  if (!is_png(bytes) && !is_jpeg(bytes)) {
+    throw Error(path + " must be a PNG or JPEG image, got something else");
   }
+  if (size > kMaxBytes) {
+    throw Error(path + " has " + std::to_string(size) + " bytes, more than " +
+                std::to_string(kMaxBytes) + " are refused");
+  }
+  const size_t start = bytes.size();
+  bytes.resize(size);
+  read(start);
   return bytes;
 }
 
@@ -301,26 +337,17 @@ Pixels converted(Decoded image, int64_t channels) {
   return pixels;
 }
 
-bool starts_with(const Bytes& bytes, std::initializer_list<int> start) {
-  return bytes.size() >= start.size() &&
-         std::equal(start.begin(), start.end(), bytes.begin());
-}
-
 }  // namespace
 
 Pixels read_image(const std::string& path, int64_t channels) {
   const Bytes bytes = read_bytes(path);
   try {
-    if (starts_with(bytes, {0x89, 'P', 'N', 'G'})) {
-      return converted(PngReader(bytes).read(), channels);
-    }
-    if (starts_with(bytes, {0xff, 0xd8, 0xff})) {
-      return converted(JpegReader(bytes).read(), channels);
-    }
+    return converted(
+        is_png(bytes) ? PngReader(bytes).read() : JpegReader(bytes).read(),
+        channels);
   } catch (const std::exception& error) {
     throw Error(path + " is not a readable image (" + error.what() + ")");
   }
-  throw Error(path + " must be a PNG or JPEG image, got something else");
 }
 
 void write_png(const std::string& path, const Pixels& pixels) {
@@ -329,17 +356,32 @@ void write_png(const std::string& path, const Pixels& pixels) {
   image.width = static_cast<png_uint_32>(pixels.width);
   image.height = static_cast<png_uint_32>(pixels.height);
   image.format = pixels.channels == 1 ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB;
-  const std::string temporary = path + ".part";
+  namespace fs = std::filesystem;
+  std::error_code failed;
+  // A symbolic link is followed, not replaced.
+  const fs::path final = fs::weakly_canonical(path, failed);
+  if (failed || (fs::exists(final, failed) && !fs::is_regular_file(final))) {
+    throw Error(path + " cannot be written (" +
+                (failed ? failed.message() : "it is not a regular file") + ")");
+  }
+  // A name that no other file has, nor another program takes at the same time.
+  std::string name = ".";
+  name += final.filename().string();
+  for (const unsigned part :
+       {static_cast<unsigned>(getpid()), std::random_device{}()}) {
+    name += '.';
+    name += std::to_string(part);
+  }
+  const fs::path temporary = final.parent_path() / (name + ".tmp");
   const bool written =
       png_image_write_to_file(&image, temporary.c_str(), 0,
                               pixels.values.data(), 0, nullptr) != 0;
-  std::error_code failed;
   if (written) {
-    std::filesystem::rename(temporary, path, failed);
+    fs::rename(temporary, final, failed);
   }
   if (!written || failed) {
     std::error_code none;
-    std::filesystem::remove(temporary, none);
+    fs::remove(temporary, none);
     throw Error(path + " cannot be written (" +
                 (written ? failed.message() : std::string(image.message)) +
                 ")");

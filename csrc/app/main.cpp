@@ -8,6 +8,8 @@
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
+#include <optional>
+#include <set>
 
 #include "describe.h"
 #include "heatmap.h"
@@ -20,8 +22,8 @@ namespace {
 struct Options {
   std::string explainer;
   std::vector<std::string> images;
-  std::string about;
-  std::string heatmap;
+  std::optional<std::string> about;
+  std::optional<std::string> heatmap;
   std::string device = "cpu";
   bool json = false;
   bool transfer = false;
@@ -31,31 +33,53 @@ struct Options {
 };
 
 c10::Device device_of(const std::string& name) {
+  // Torch keeps the number in a byte, and a larger one would become another.
+  const size_t colon = name.find(':');
+  const bool fits = colon == std::string::npos || name.size() - colon <= 3;
   try {
-    return c10::Device(name);
+    if (fits) {
+      return c10::Device(name);
+    }
   } catch (const std::exception&) {
-    throw Error("device must be cpu, cuda or cuda:N, got '" + name + "'");
+    // as below
   }
+  throw Error("device must be cpu, cuda or cuda:N, got '" + name + "'");
 }
 
-// Where the map of one of several images goes: "out.png" becomes
-// "out-STEM.png", with a number behind a stem that has been before.
+// Where the maps go: of several images "out.png" becomes "out-STEM.png", with a
+// number behind a stem that is taken. No map may replace what is read.
 std::vector<std::string> heatmap_paths(const Options& options) {
-  if (options.images.size() == 1) {
-    return {options.heatmap};
+  namespace fs = std::filesystem;
+  const fs::path base(*options.heatmap);
+  if (base.filename().empty()) {
+    throw Error("heatmap must be a file, got '" + *options.heatmap + "'");
   }
-  const std::filesystem::path base(options.heatmap);
-  std::map<std::string, int> seen;
   std::vector<std::string> paths;
+  std::set<std::string> taken;
   for (const std::string& image : options.images) {
-    std::string stem = std::filesystem::path(image).stem().string();
-    const int before = seen[stem]++;
-    if (before > 0) {
-      stem += "-" + std::to_string(before + 1);
+    const std::string stem = fs::path(image).stem().string();
+    fs::path path = base;
+    for (int number = 1; options.images.size() > 1; ++number) {
+      const std::string free =
+          number == 1 ? stem : stem + "-" + std::to_string(number);
+      path = base.parent_path() /
+             (base.stem().string() + "-" + free + base.extension().string());
+      if (taken.insert(free).second) {
+        break;
+      }
     }
-    paths.push_back((base.parent_path() / (base.stem().string() + "-" + stem +
-                                           base.extension().string()))
-                        .string());
+    paths.push_back(path.string());
+  }
+  std::vector<std::string> inputs = options.images;
+  inputs.push_back(options.explainer);
+  for (const std::string& path : paths) {
+    for (const std::string& input : inputs) {
+      std::error_code none;
+      if (fs::equivalent(path, input, none)) {
+        throw Error("heatmap would overwrite " + input +
+                    ", which is read; give it another name");
+      }
+    }
   }
   return paths;
 }
@@ -63,7 +87,8 @@ std::vector<std::string> heatmap_paths(const Options& options) {
 // Images [first, last) of one shape, explained together.
 void explain_batch(const Explainer& explainer, const Options& options,
                    const std::optional<int64_t>& about,
-                   const std::vector<at::Tensor>& images, size_t first,
+                   const std::vector<at::Tensor>& images,
+                   const std::vector<std::string>& paths, size_t first,
                    size_t last, std::vector<Json>* results) {
   const std::vector<at::Tensor> part(
       images.begin() + static_cast<std::ptrdiff_t>(first),
@@ -80,10 +105,8 @@ void explain_batch(const Explainer& explainer, const Options& options,
     transferred = explainer.transfer(inputs, classes);
   }
   at::Tensor maps;
-  std::vector<std::string> paths;
-  if (!options.heatmap.empty()) {
+  if (!paths.empty()) {
     maps = explainer.grad_cam(inputs, classes, explanation.words);
-    paths = heatmap_paths(options);
   }
   for (size_t i = first; i < last; ++i) {
     const auto n = static_cast<int64_t>(i - first);
@@ -156,12 +179,16 @@ void print_table(const std::vector<Json>& results, bool transfer) {
 }
 
 void run(const Options& options) {
+  std::vector<std::string> paths;
+  if (options.heatmap.has_value()) {
+    paths = heatmap_paths(options);
+  }
   const Explainer explainer =
       Explainer::load(options.explainer, device_of(options.device));
   const ExplainerInfo& info = explainer.info();
   std::optional<int64_t> about;
-  if (!options.about.empty()) {
-    about = class_index(options.about, info.classes);
+  if (options.about.has_value()) {
+    about = class_index(*options.about, info.classes);
   }
   // Everything is read before the first file is written.
   const int64_t channels = image_channels(info);
@@ -177,7 +204,8 @@ void run(const Options& options) {
            images[last].sizes() == images[first].sizes()) {
       ++last;
     }
-    explain_batch(explainer, options, about, images, first, last, &results);
+    explain_batch(explainer, options, about, images, paths, first, last,
+                  &results);
     first = last;
   }
   if (options.json) {
@@ -186,6 +214,9 @@ void run(const Options& options) {
     std::cout << text_of(all, 2) << "\n";
   } else {
     print_table(results, options.transfer);
+  }
+  if (!std::cout.flush()) {
+    throw Error("the results cannot be written to standard output");
   }
 }
 

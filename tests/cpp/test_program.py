@@ -166,6 +166,30 @@ def test_heatmaps(program, project, pictures, tmp_path):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "map-rgb.png")), picture)
 
 
+def test_every_map_has_a_name_of_its_own(program, project, pictures, tmp_path):
+    """Stems that repeat get a number, which may be another image's stem."""
+    files = [tmp_path / name for name in ("one/a.png", "a-2.png", "two/a.png", "a.png")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes((pictures / "rgb.png").read_bytes())
+    many = explanations(program, project.folder / "e.pt", *files, "--heatmap", tmp_path / "map.png")
+    names = [Path(entry["files"]["heatmap"]).name for entry in many]
+    assert names == ["map-a.png", "map-a-2.png", "map-a-3.png", "map-a-4.png"]
+    assert all((tmp_path / name).is_file() for name in names)
+
+
+def test_a_map_replaces_a_link_s_target_and_nothing_else(program, project, pictures, tmp_path):
+    (tmp_path / "map.png").write_text("old")
+    (tmp_path / "map.png.part").write_text("somebody's")
+    (tmp_path / "link.png").symlink_to("map.png")
+    file = project.folder / "e.pt"
+    explanations(program, file, pictures / "rgb.png", "--heatmap", tmp_path / "link.png")
+    assert (tmp_path / "link.png").is_symlink()
+    assert Image.open(tmp_path / "map.png").size == (224, 224)
+    assert (tmp_path / "map.png.part").read_text() == "somebody's"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_table(program, project, pictures):
     lines = run(program, project.folder / "e.pt", pictures / "rgb.png").stdout.splitlines()
     assert lines[0].split("  ")[0] == "image" and lines[1].startswith("rgb.png  ")
@@ -227,6 +251,18 @@ def test_bad_images(program, project, tmp_path, make, words):
     make(tmp_path / "image")
     sentence = fails(program, project.folder / "e.pt", tmp_path / "image")
     assert words in sentence and str(tmp_path / "image") in sentence
+
+
+def test_files_larger_than_memory(program, project, tmp_path):
+    """What is no image is not read on, what is too big not at all."""
+    for start, words in (
+        (b"\0", "must be a PNG or JPEG image"),
+        (b"\x89PNG", "has 1099511627776 bytes, more than 2147483648 are refused"),
+    ):
+        with open(tmp_path / "large", "wb") as file:
+            file.write(start)
+            file.truncate(1 << 40)
+        assert words in fails(program, project.folder / "e.pt", tmp_path / "large")
 
 
 @pytest.mark.parametrize("name", ["rgb.png", "rgb.jpg", "large.png", "progressive.jpg"])
@@ -323,14 +359,15 @@ def test_archives_of_others(program, pictures, tmp_path):
 
 def test_classes_devices_and_channels(program, project, pictures, tmp_path, exported):
     file, picture = project.folder / "e.pt", pictures / "rgb.png"
-    for name in ("7", "-1", "up", "1x"):
-        sentence = fails(program, file, picture, f"--class={name}")
+    for name in ("7", "-1", "up", "1x", ""):
+        sentence = fails(program, file, picture, "--class", name)
         assert sentence == (
             f"error: class must be a name (left, right, low) or a number in [0, 3), got '{name}'"
         )
-    assert "device must be cpu, cuda or cuda:N, got 'gpu'" in fails(
-        program, file, picture, "--device", "gpu"
-    )
+    for device in ("gpu", "cuda:99999"):
+        assert f"device must be cpu, cuda or cuda:N, got '{device}'" in fails(
+            program, file, picture, "--device", device
+        )
     if not torch.cuda.is_available():
         assert "device cuda:0 was asked for, but this libtorch has no CUDA or no GPU" in fails(
             program, file, picture, "--device", "cuda:0"
@@ -362,6 +399,41 @@ def test_unwritable_heatmap(program, project, pictures, tmp_path):
     target = tmp_path / "absent" / "map.png"
     sentence = fails(program, project.folder / "e.pt", pictures / "rgb.png", "--heatmap", target)
     assert "cannot be written" in sentence and not target.exists()
+
+
+def test_heatmaps_that_would_destroy_something(program, project, pictures, tmp_path):
+    file, picture = tmp_path / "e.pt", tmp_path / "a-rgb.png"
+    file.write_bytes((project.folder / "e.pt").read_bytes())
+    picture.write_bytes((pictures / "rgb.png").read_bytes())
+    other = tmp_path / "rgb.png"
+    other.write_bytes(picture.read_bytes())
+    before = {path: path.read_bytes() for path in (file, picture, other)}
+    for images, target, lost in (
+        ([picture], picture, picture),
+        ([picture], file, file),
+        ([picture, other], tmp_path / "a.png", picture),
+    ):
+        sentence = fails(program, file, *images, "--heatmap", target)
+        assert f"heatmap would overwrite {lost}, which is read" in sentence
+    os.mkfifo(tmp_path / "pipe")
+    for target, words in ((tmp_path / "pipe", "is not a regular file"), ("", "must be a file")):
+        assert words in fails(program, file, picture, "--heatmap", target)
+    assert (tmp_path / "pipe").is_fifo()
+    assert all(path.read_bytes() == data for path, data in before.items())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_output_that_cannot_be_written(program, project, pictures, options):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [program, project.folder / "e.pt", pictures / "rgb.png", *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: the results cannot be written to standard output\n"
 
 
 @pytest.mark.parametrize(
