@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,17 +53,19 @@ def explain_images(
         ``files`` (``picture``, ``json``, ``pathways``).
 
     Raises:
-        ValueError: another number of names, or ``about`` outside the classes.
+        ValueError: another number of names, ``about`` outside the classes, or a picture that would
+            overwrite one of the images.
     """
     if len(names) != len(images):
         raise ValueError(f"explain_images: names must be {len(images)}, got {len(names)}")
     if about is not None and not 0 <= about < len(classes):
         raise ValueError(f"class must be in [0, {len(classes)}), got {about}")
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     has_maps = any(len(site.space) == 2 and max(site.space) > 1 for site in explainer.sites)
     results, pathways = [], []
     stems = _unique([Path(name).stem for name in names])
+    _check_inputs_stay([out / f"{stem}.png" for stem in stems], names)
+    out.mkdir(parents=True, exist_ok=True)
     for position, (image, name, stem) in enumerate(zip(images, names, stems, strict=True)):
         inputs = preprocessing(as_float(image).unsqueeze(0)).to(explainer.target.device)
         explanation = explainer(inputs)
@@ -105,13 +108,23 @@ def explain_images(
 
 def _unique(stems: Sequence[str]) -> list[str]:
     """Stems with a number behind repeated ones, so that no picture overwrites another."""
-    seen: dict[str, int] = {}
-    unique = []
+    unique: list[str] = []
     for stem in stems:
-        count = seen.get(stem, 0)
-        seen[stem] = count + 1
-        unique.append(stem if count == 0 else f"{stem}-{count + 1}")
+        numbered = (f"{stem}-{number}" for number in itertools.count(2))
+        free = (name for name in itertools.chain([stem], numbered) if name not in unique)
+        unique.append(next(free))
     return unique
+
+
+def _check_inputs_stay(paths: Sequence[Path], names: Sequence[str]) -> None:
+    """Raises where a file to write is one of the images."""
+    images = {os.path.realpath(name): name for name in names if os.path.isfile(name)}
+    for path in paths:
+        name = images.get(os.path.realpath(path))
+        if name is not None:
+            raise ValueError(
+                f"explain_images: {path} would overwrite the image {name}; choose another folder"
+            )
 
 
 def fit_to_run(image: Tensor, shape: Sequence[int], preprocessing: Preprocessing) -> Tensor:

@@ -217,6 +217,17 @@ def test_explain_errors_write_nothing(project, image_file, tmp_path):
     assert not out.exists()
 
 
+def test_explain_does_not_overwrite_an_image(project, image_file, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    picture = folder / "one.png"
+    shutil.copy(image_file, picture)
+    before = picture.read_bytes()
+    sentence = fails(project, "explain", project.run, picture, "--out", folder)
+    assert f"would overwrite the image {picture}; choose another folder" in sentence
+    assert picture.read_bytes() == before and list(folder.iterdir()) == [picture]
+
+
 def test_overlap_errors(project, evaluated, tmp_path):
     file = evaluated / "class_pathways.safetensors"
     assert "expected a pathway file, found none" in fails(project, "overlap", tmp_path / "no")

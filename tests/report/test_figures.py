@@ -191,6 +191,12 @@ def test_a_failed_write_keeps_the_old_picture(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["p.png"]
 
 
+def test_pictures_of_equal_stems_have_different_names():
+    from pathways.report.images import _unique
+
+    assert _unique(["a", "a", "b", "a-2", "a", "a-2"]) == ["a", "a-2", "b", "a-2-2", "a-3", "a-2-3"]
+
+
 def test_explain_images_checks_its_arguments(tmp_path):
     with pytest.raises(ValueError, match="names must be 1, got 0"):
         explain_images(None, None, [torch.zeros(1, 4, 4)], [], ("a",), tmp_path / "x")
