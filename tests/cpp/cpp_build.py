@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,10 @@ def configure(
         *options,
         code=code,
     )
+
+
+def rewrite(source: Path, path: Path, change: Callable[[str, bytes], bytes]) -> None:
+    """Copy an exported file with other entries: ``change(name, data)`` gives what is written."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
