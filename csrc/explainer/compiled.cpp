@@ -148,9 +148,14 @@ class Model {
         std::thread::hardware_concurrency(), 1, kMostRunners);
     loader_ =
         std::make_unique<AOTIModelPackageLoader>(path_, name_, false, runners);
+    // Views that own nothing: torch never frees the handles that it makes of
+    // constants it is to share, and whatever they own would stay with them.
     Constants needed;
     for (const std::string& name : loader_->get_constant_fqns()) {
-      needed.emplace(name, constants_->at(name));
+      const at::Tensor& tensor = constants_->at(name);
+      needed.emplace(name,
+                     at::from_blob(tensor.mutable_data_ptr(), tensor.sizes(),
+                                   tensor.strides(), tensor.options()));
     }
     loader_->load_constants(needed, false, true, true);
   }
