@@ -66,7 +66,9 @@ Constants read_constants(const char* data, size_t size) {
         at::empty(entry.at("shape").get<std::vector<int64_t>>(),
                   dtype_of(entry.at("dtype").get<std::string>()));
     need(tensor.nbytes() == end - begin);
-    std::memcpy(tensor.mutable_data_ptr(), start + begin, end - begin);
+    if (end > begin) {  // an empty tensor has no memory
+      std::memcpy(tensor.mutable_data_ptr(), start + begin, end - begin);
+    }
     constants.emplace(name, std::move(tensor));
   }
   return constants;
@@ -200,6 +202,10 @@ class Compiled final : public Backend {
         classes.has_value() ? checked(*classes, x)
                             : model("importance").run({x}).at(0).argmax(1);
     const at::Tensor counts = constants_.at("class_counts");
+    if (counts.size(0) == 0) {
+      throw Error(
+          "transfer: this explainer was exported without class pathways");
+    }
     const at::Tensor empty = chosen.index({counts.index({chosen}) == 0});
     if (empty.numel() > 0) {
       throw Error("transfer: class " +
