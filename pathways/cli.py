@@ -383,12 +383,13 @@ def export(
         typer.Option(help="File to write; default is explainer.pt, or explainer.pt2 for aoti."),
     ] = None,
     kind: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--format",
-            help="torchscript; or aoti, native code that a C++ compiler makes in minutes.",
+            help="torchscript (.pt); or aoti (.pt2), native code that a C++ compiler makes in "
+            "minutes. Default: as --out ends, else torchscript.",
         ),
-    ] = "torchscript",
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write one file with target, generator and preprocessing that runs without this package.
@@ -401,10 +402,18 @@ def export(
         from pathways.pipeline import save_explainer
         from pathways.runs import Run
 
-        if kind not in WRITERS:
+        if kind is not None and kind not in WRITERS:
             raise ValueError(f"--format must be one of {', '.join(WRITERS)}, got {kind!r}")
-        run = Run.open(run_folder)
+        kinds = {suffix: name for name, suffix in SUFFIXES.items()}
+        named = None if out is None else kinds.get(out.suffix)
+        if kind is not None and named is not None and kind != named:
+            raise ValueError(
+                f"--out must end in {SUFFIXES[kind]} for --format {kind}, got {str(out)!r}"
+            )
+        kind = kind or named or "torchscript"
         path = Path(f"explainer{SUFFIXES[kind]}") if out is None else out
+        run = Run.open(run_folder)
+        run.check_output(path)
         difference = save_explainer(
             run.explainer,
             run.preprocessing,
@@ -457,6 +466,7 @@ def extract(
         from pathways.runs import Run, class_index
 
         run = Run.open(run_folder)
+        run.check_output(out)
         result = save_extracted(run, class_index(about, run.classes), out, threshold)
         show_extraction(output, result, out)
         output.result({"run": str(run_folder), "file": str(out), **result})

@@ -16,6 +16,8 @@ from pathways.pathway import Pathway
 from pathways.sites import Sites
 from pathways.target import GatedTarget
 
+NO_GRADIENT = "no gradient of the logits reaches the images: the model detaches what it computes"
+
 
 @dataclass
 class Explanation:
@@ -192,6 +194,7 @@ class Explainer:
 
         Raises:
             TypeError, ValueError: classes or a pathway that do not fit.
+            RuntimeError: no gradient reaches the images, because the model detaches them.
 
         Source: Khakzar et al., CVPR 2021 (arXiv:2103.16886).
         """
@@ -201,6 +204,8 @@ class Explainer:
             images = images.detach().clone().requires_grad_(True)
             logits = self.target.gated(images, pathway.gates())
             picked = logits.gather(1, classes.unsqueeze(1)).sum()
+            if not picked.requires_grad:
+                raise RuntimeError(NO_GRADIENT)
             (gradient,) = torch.autograd.grad(picked, images)
         return gradient
 
@@ -242,6 +247,8 @@ class Explainer:
             inputs = images.detach().clone().requires_grad_(True)
             logits = self.target.gated(inputs, pathway.gates(), observe=observe)
             picked = logits.gather(1, classes.unsqueeze(1)).sum()
+            if not picked.requires_grad:
+                raise RuntimeError(NO_GRADIENT)
             (gradient,) = torch.autograd.grad(picked, kept[0], materialize_grads=True)
         dim = self.sites[position].channel_dim
         activation = kept[0].detach().movedim(dim, 1)

@@ -184,6 +184,18 @@ class Run:
         run.__dict__["target"] = gated  # what the property below would load
         return run
 
+    def check_output(self, path: Path) -> None:
+        """Refuse to write over a file that the run is made of.
+
+        Raises:
+            ValueError: ``path`` is one.
+        """
+        own = [RUN, GENERATOR, CHECKPOINT, TRAINING, CLASS_PATHWAYS, EVALUATION, BASELINE]
+        if self.description.weights is not None:
+            own.append(self.description.weights)
+        if any(path.resolve() == (self.path / name).resolve() for name in own):
+            raise ValueError(f"--out must not be a file of the run itself, got {str(path)!r}")
+
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
         """Read the description of a run folder; nothing else is loaded yet.

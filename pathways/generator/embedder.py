@@ -49,6 +49,7 @@ class SiteAdapter(nn.Module):
         self.project = nn.Conv2d(channels, width, kernel_size=1)
 
     def forward(self, summary: Tensor) -> Tensor:
+        summary = summary.to(self.project.weight.dtype)  # targets may be of another one
         projected: Tensor = self.project(self.norm(summary))
         return projected
 

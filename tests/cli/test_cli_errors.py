@@ -248,6 +248,18 @@ def test_export_errors(project, tmp_path):
     )
     message = fails(project, "export", project.run, "--out", tmp_path / "none" / "e.pt")
     assert "e.pt" in message
+    message = fails(project, "export", project.run, "--out", "e.pt2", "--format", "torchscript")
+    assert "--out must end in .pt for --format torchscript, got 'e.pt2'" in message
+
+
+@pytest.mark.parametrize("name", ["run.json", "generator.safetensors", "weights"])
+def test_files_of_a_run_are_not_written_over(project, name):
+    own = project.folder / "net.safetensors" if name == "weights" else project.run / name
+    before = own.read_bytes()
+    for command in (["export"], ["extract", "--class", "left"]):
+        message = fails(project, *command[:1], project.run, *command[1:], "--out", own)
+        assert "--out must not be a file of the run itself" in message
+    assert own.read_bytes() == before
 
 
 def test_demo_does_not_replace_another_run(project):

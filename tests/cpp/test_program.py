@@ -320,15 +320,15 @@ def test_bad_explainers(program, project, pictures, tmp_path, exported):
     ],
 )
 def test_descriptions_without_sense(program, project, pictures, tmp_path, change, words):
+    def changed(name, data):
+        if not name.endswith("extra/pathways.json"):
+            return data
+        info = json.loads(data)
+        change(info)
+        return json.dumps(info).encode()
+
     path = tmp_path / "e.pt"
-    with zipfile.ZipFile(project.folder / "e.pt") as old, zipfile.ZipFile(path, "w") as new:
-        for name in old.namelist():
-            data = old.read(name)
-            if name.endswith("extra/pathways.json"):
-                info = json.loads(data)
-                change(info)
-                data = json.dumps(info).encode()
-            new.writestr(name, data)
+    rewrite(project.folder / "e.pt", path, changed)
     sentence = fails(program, path, pictures / "rgb.png")
     assert sentence == f"error: {path} is damaged: its description {words}"
 

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pathways import ClassPathways, Explainer, Explanation, GatedTarget, GenCNP, Pathway
+from pathways.export import ScriptedExplainer
 
 
 def make_net():
@@ -364,3 +365,37 @@ def test_units(images):
     assert explainer.transfer(
         images, ClassPathways.from_pathways(e.pathway, torch.arange(7) % 3)
     ).shape == (7, 3)
+
+
+def test_a_model_that_detaches_has_no_gradient(images):
+    class Detaching(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    net = Detaching(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 2))
+    target = GatedTarget(net, images)
+    explainer = Explainer(target, GenCNP(target.sites, 2, width=8).eval())
+    for method in (explainer.pathway_gradient, explainer.grad_cam):
+        with pytest.raises(RuntimeError, match="no gradient of the logits reaches the images"):
+            method(images)
+    scripted = torch.jit.script(ScriptedExplainer(explainer))
+    for method in (scripted.pathway_gradient, scripted.grad_cam):
+        with pytest.raises(torch.jit.Error, match="no gradient of the logits reaches the images"):
+            method(images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_targets_of_another_dtype(images, dtype):
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 2)).to(dtype)
+    images = images.to(dtype)
+    target = GatedTarget(net, images)
+    explainer = Explainer(target, GenCNP(target.sites, 2, width=8).eval())
+    explanation = explainer(images)
+    assert explanation.importance.dtype == torch.float32
+    assert explanation.logits.dtype == explanation.gated_logits.dtype == dtype
+    assert explainer.pathway_gradient(images).dtype == dtype
+    scripted = torch.jit.script(ScriptedExplainer(explainer))
+    logits, gated_logits, importance, _ = scripted(images)
+    assert logits.dtype == gated_logits.dtype == dtype
+    torch.testing.assert_close(importance, explanation.importance, rtol=0, atol=1e-5)
+    assert scripted.pathway_gradient(images).dtype == dtype
