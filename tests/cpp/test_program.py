@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cpp_build import run, tree
+from cpp_build import rewrite, run, tree
 from PIL import Image
 from toy_project import make_project
 
