@@ -193,8 +193,8 @@ class Explainer:
             Tensor[N, ...]: same shape as ``images``.
 
         Raises:
-            TypeError, ValueError: classes or a pathway that do not fit.
-            RuntimeError: no gradient reaches the images, because the model detaches them.
+            TypeError, ValueError: classes or a pathway that do not fit; a model that detaches what
+                it computes has no gradient.
 
         Source: Khakzar et al., CVPR 2021 (arXiv:2103.16886).
         """
@@ -205,7 +205,7 @@ class Explainer:
             logits = self.target.gated(images, pathway.gates())
             picked = logits.gather(1, classes.unsqueeze(1)).sum()
             if not picked.requires_grad:
-                raise RuntimeError(NO_GRADIENT)
+                raise ValueError(NO_GRADIENT)
             (gradient,) = torch.autograd.grad(picked, images)
         return gradient
 
@@ -248,7 +248,7 @@ class Explainer:
             logits = self.target.gated(inputs, pathway.gates(), observe=observe)
             picked = logits.gather(1, classes.unsqueeze(1)).sum()
             if not picked.requires_grad:
-                raise RuntimeError(NO_GRADIENT)
+                raise ValueError(NO_GRADIENT)
             (gradient,) = torch.autograd.grad(picked, kept[0], materialize_grads=True)
         dim = self.sites[position].channel_dim
         activation = kept[0].detach().movedim(dim, 1)

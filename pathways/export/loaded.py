@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -260,7 +261,7 @@ class CompiledExplainer(LoadedExplainer):
         try:
             # Not torch._inductor.package.load_package: that loads all models to return one.
             model = torch._C._aoti.AOTIModelPackageLoader(self.path, name, False, 1, -1)
-            constants = {key: self.constants[key] for key in model.get_constant_fqns()}
+            constants = {key: _view(self.constants[key]) for key in model.get_constant_fqns()}
             model.load_constants(constants, False, True, True)  # shared, not copied
         except (RuntimeError, KeyError) as error:
             raise ValueError(
@@ -269,3 +270,17 @@ class CompiledExplainer(LoadedExplainer):
                 f"{first_line(error)}"
             ) from error
         return model
+
+
+def _view(tensor: Tensor) -> Tensor:
+    """The same memory in a tensor that does not own it.
+
+    Torch never frees the handles that it makes of constants it is to share, and whatever they own
+    would stay with them: all weights of every explainer that was ever loaded.
+    """
+    if tensor.device.type != "cpu" or tensor.numel() == 0:
+        return tensor
+    size = tensor.numel() * tensor.element_size()
+    memory = (ctypes.c_byte * size).from_address(tensor.data_ptr())
+    flat = torch.frombuffer(memory, dtype=tensor.dtype)
+    return flat.as_strided(tensor.shape, tensor.stride())

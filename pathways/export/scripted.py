@@ -337,7 +337,7 @@ class ScriptedExplainer(nn.Module):
         """Sum of the logits of ``classes``, to take gradients of."""
         picked = logits.gather(1, classes.unsqueeze(1)).sum()
         if not picked.requires_grad:
-            raise RuntimeError(
+            raise ValueError(
                 "no gradient of the logits reaches the images: the model detaches what it computes"
             )
         return picked
