@@ -323,23 +323,31 @@ OUTPUT_FNS = {"shape_controlled": first_logits}
 SELECTORS = {"squeezenet": lambda site: site.name != "7"}
 
 
-def make_target(name, granularity="channel", **options):
-    """A target with weights and BatchNorm statistics that make its activations differ."""
-    torch.manual_seed(7)
-    build, shape = NETS[name]
-    model = build()
+def with_statistics(model, shape):
+    """The model with BatchNorm statistics of inputs, so that its activations differ."""
     with torch.no_grad():
         model.train()
         for _ in range(3):
             model(torch.randn(8, *shape) * 2 + 0.5)
+    return model
+
+
+def make_target(name, granularity="channel", **options):
+    """A target with weights of a seed; see :func:`with_statistics`."""
+    torch.manual_seed(7)
+    build, shape = NETS[name]
+    model = with_statistics(build(), shape)
     options.setdefault("output_fn", OUTPUT_FNS.get(name))
     options.setdefault("sites", SELECTORS.get(name))
     return GatedTarget(model, torch.zeros(1, *shape), granularity=granularity, **options)
 
 
 def make_explainer(name, granularity="channel", **options):
+    return explainer_of(make_target(name, granularity, **options))
+
+
+def explainer_of(target):
     """An explainer whose pathways are far from all or nothing and differ between inputs."""
-    target = make_target(name, granularity, **options)
     generator = GenCNP(target.sites, target.num_classes, width=8, heads=2)
     with torch.no_grad():
         for head in generator.decoders.heads:

@@ -10,37 +10,42 @@ from pathways.export import ExportError, ScriptedExplainer
 from pathways.export.programs import trace_preprocessing, trace_programs
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
-FAST = ("vgg", "mlp")
-SIMILAR = ("squeezenet", "densenet", "inception")  # nothing that the others lack
+QUICK = ("vgg", "mlp")
 CASES = [
-    pytest.param(name, granularity, id=f"{name}-{granularity}", marks=marks)
-    for name, granularity, marks in [
-        *((name, "channel", pytest.mark.slow) for name in NETS if name not in FAST + SIMILAR),
-        ("vgg", "channel", ()),
-        ("mlp", "channel", ()),
-        ("preactivation_inplace", "unit", ()),
-        ("tokens", "unit", pytest.mark.slow),
+    pytest.param(name, granularity, baseline, id="-".join([name, granularity, *kind]), marks=marks)
+    for name, granularity, baseline, kind, marks in [
+        *((n, "channel", False, (), () if n in QUICK else pytest.mark.slow) for n in NETS),
+        ("preactivation_inplace", "unit", False, (), ()),
+        ("resnet_reused_inplace", "unit", True, ("baseline",), pytest.mark.slow),
+        ("convnext", "unit", False, (), pytest.mark.slow),
+        ("tokens", "unit", False, (), pytest.mark.slow),
+        ("mobilenet", "channel", True, ("baseline",), pytest.mark.slow),
     ]
 ]
 
 
-@pytest.mark.parametrize(("name", "granularity"), CASES)
-def test_programs_equal_the_methods(name, granularity):
-    module = ScriptedExplainer(make_explainer(name, granularity))
+@pytest.mark.parametrize(("name", "granularity", "baseline"), CASES)
+def test_programs_equal_the_eager_explainer(name, granularity, baseline):
+    shape = NETS[name][1]
+    explainer = make_explainer(name, granularity)
+    if baseline:
+        explainer.target.baseline = explainer.target.mean_baseline([torch.randn(6, *shape)])
+    module = ScriptedExplainer(explainer)
     programs = trace_programs(module)
     assert ("grad_cam" in programs) == (module.cam_site >= 0)
     for count in (1, 3):
-        x = torch.randn(count, *NETS[name][1])
-        logits, gated_logits, importance, words = module(x)
-        classes = torch.arange(count) % 5
-        given = {"inputs": x, "classes": classes, "words": words}
+        x = torch.randn(count, *shape)
+        eager = explainer(x.clone())
+        pathway, classes = eager.pathway, torch.arange(count) % 5
+        assert 0.05 < pathway.kept().mean() < 0.95  # else the gated runs would prove nothing
+        given = {"inputs": x, "classes": classes, "words": pathway.words}
         wanted = {
-            "importance": [logits, importance, words],
-            "gated": [gated_logits],
-            "pathway_gradient": [module.pathway_gradient(x, classes, words)],
+            "importance": [eager.logits, eager.importance, pathway.words],
+            "gated": [eager.gated_logits],
+            "pathway_gradient": [explainer.pathway_gradient(x.clone(), pathway, classes)],
         }
         if "grad_cam" in programs:
-            wanted["grad_cam"] = [module.grad_cam(x, classes, words)]
+            wanted["grad_cam"] = [explainer.grad_cam(x.clone(), pathway, classes)]
         assert wanted.keys() == programs.keys()
         for method, program in programs.items():
             found = program.graph(*[given[argument.name] for argument in program.inputs])
