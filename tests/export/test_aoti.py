@@ -1,6 +1,9 @@
 """AOTInductor files: equal to the eager explainer, whole, and refused where they are not right.
 
-Compiling takes tens of seconds, so that few small explainers are compiled, once for all tests.
+Compiling takes tens of seconds, so that two tiny explainers are compiled, once for all tests: by
+channel with preprocessing and class pathways, and by unit with a baseline and without either. What
+the programs of other architectures compute is shown uncompiled by test_programs.py, and compiled by
+test_aoti_parity.py on request.
 """
 
 import io
@@ -11,10 +14,10 @@ import zipfile
 
 import pytest
 import torch
-from export_nets import NETS, make_class_pathways, make_target
+from export_nets import explainer_of, make_class_pathways, make_explainer, with_statistics
 from torch import nn
 
-from pathways import Explainer, GenCNP, Preprocessing
+from pathways import GatedTarget, Preprocessing
 from pathways.export import (
     CompiledExplainer,
     ExportError,
@@ -27,6 +30,7 @@ from pathways.export import (
     load_torchscript,
     read_info,
 )
+from pathways.models import vgg
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 CLASSES = ["ant", "bee", "cat", "dog", "eel"]
@@ -40,6 +44,14 @@ def quick_to_compile():
 
     with config.patch("aot_inductor.compile_wrapper_opt_level", "O0"):
         yield
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Three convolutions with BatchNorm and a pooling between them."""
+    torch.manual_seed(7)
+    model = with_statistics(vgg(3, 5, (8, 8, 8)), (3, 16, 16))
+    return explainer_of(GatedTarget(model, torch.zeros(1, 3, 16, 16)))
 
 
 @pytest.fixture(scope="module")
@@ -128,60 +140,64 @@ def test_images_of_any_size(file, small, preprocessing, size):
     assert found.pathway == expected.pathway
 
 
-def depthwise_and_late_norm():
-    """Depthwise convolutions with ReLU6, and normalisation behind a ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(3, 3, 3, padding=1, groups=3, bias=False),
-        nn.BatchNorm2d(3),
-        nn.ReLU6(inplace=True),
-        nn.Conv2d(3, 8, 1),
-        nn.ReLU(),
-        nn.BatchNorm2d(8),
-        nn.AvgPool2d(2),
-        nn.Conv2d(8, 8, 3, padding=1, groups=8),
-        nn.ReLU6(inplace=True),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, 5),
+class Mixed(nn.Module):
+    """An in-place ReLU used twice, a depthwise convolution, ReLU6, BatchNorm behind a ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.depthwise = nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.relu6 = nn.ReLU6(inplace=True)
+        self.late = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.relu(self.stem(x))
+        out = self.norm(self.depthwise(x))
+        out += x
+        out = self.late(self.relu(out))
+        return self.head(self.relu6(out).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Two of the three sites with a baseline, eager and as loaded from a file."""
+    torch.manual_seed(7)
+    shape = (3, 8, 8)
+    target = GatedTarget(
+        with_statistics(Mixed(), shape),
+        torch.zeros(1, *shape),
+        granularity="unit",
+        sites=["relu#1", "relu6#0"],
     )
-
-
-def compiled(tmp_path, name, granularity, selected):
-    """A net with a baseline and a few of its sites, eager and as loaded from a file."""
-    target = make_target(name, granularity, sites=selected)
-    images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(6))
+    images = torch.randn(6, *shape, generator=torch.Generator().manual_seed(6))
     target.baseline = target.mean_baseline([images])
-    generator = GenCNP(target.sites, target.num_classes, width=8, heads=2)
-    with torch.no_grad():
-        for head in generator.decoders.heads:
-            nn.init.normal_(head.project.weight)
-            nn.init.normal_(head.project.bias, 1.0)
-    explainer = Explainer(target, generator)
-    export_explainer(explainer, tmp_path / "e.pt2", format="aoti")
-    return explainer, load_scripted(tmp_path / "e.pt2")
+    explainer = explainer_of(target)
+    path = tmp_path_factory.mktemp("aoti") / "mixed.pt2"
+    export_explainer(explainer, path, format="aoti")
+    return explainer, load_scripted(path)
 
 
 @slow
-@pytest.mark.parametrize(
-    ("name", "granularity", "selected"),
-    [
-        ("resnet_reused_inplace", "unit", ["blocks.2.relu#0", "blocks.2.relu#1"]),
-        ("depthwise_and_late_norm", "channel", None),
-    ],
-)
-def test_other_nets_with_a_baseline(tmp_path, monkeypatch, name, granularity, selected):
-    monkeypatch.setitem(NETS, "depthwise_and_late_norm", (depthwise_and_late_norm, (3, 16, 16)))
-    explainer, loaded = compiled(tmp_path, name, granularity, selected)
-    assert loaded.info["input_shape"] == [3, 16, 16] and "preprocess" not in loaded.info["models"]
-    for count in (1, 5):
-        images = torch.randn(count, 3, 16, 16)
-        assert_equal(explainer, loaded, images, images)
+@pytest.mark.parametrize("count", [1, 5])
+def test_units_with_a_baseline(mixed, count):
+    explainer, loaded = mixed
+    images = torch.randn(count, 3, 8, 8)
+    assert_equal(explainer, loaded, images, images)
+
+
+@slow
+def test_without_preprocessing_and_class_pathways(mixed):
+    loaded = mixed[1]
+    assert loaded.info["input_shape"] == [3, 8, 8] and "preprocess" not in loaded.info["models"]
     with pytest.raises(
-        ValueError, match=r"^explainer: model inputs must be batches of shape \[3, 16, 16\], got "
+        ValueError, match=r"^explainer: model inputs must be batches of shape \[3, 8, 8\], got "
     ):
         loaded(torch.rand(2, 3, 20, 20))
     with pytest.raises(ValueError, match=r"^transfer: this explainer was exported without class"):
-        loaded.transfer(torch.rand(1, 3, 16, 16))
+        loaded.transfer(torch.rand(1, 3, 8, 8))
 
 
 @slow
@@ -190,7 +206,7 @@ def test_empty_batch(file):
     images = torch.rand(0, 3, 20, 24)
     logits, gated_logits, importance, words = loaded(images)
     assert logits.shape == gated_logits.shape == (0, 5)
-    assert importance.shape == (0, 32) and words.shape == (0, 4)
+    assert importance.shape == (0, 24) and words.shape == (0, 3)
     assert loaded.pathway_gradient(images).shape == (0, 3, 16, 16)
     assert loaded.grad_cam(images).shape == (0, 16, 16)
     assert loaded.transfer(images).shape == (0, 5)
@@ -231,15 +247,15 @@ def test_description(file, small, class_pathways, stages):
     assert info["format"] == "aoti" and info["kind"] == "explainer" and info["format_version"] == 1
     assert info["torch"] == torch.__version__ and loaded.fingerprint == small.fingerprint
     assert info["classes"] == loaded.classes == CLASSES
-    assert info["device"] == "cpu" and info["cam_site"] == 3
-    assert info["sizes"] == [8, 8, 8, 8] and info["word_offsets"] == [0, 1, 2, 3, 4]
+    assert info["device"] == "cpu" and info["cam_site"] == 2
+    assert info["sizes"] == [8, 8, 8] and info["word_offsets"] == [0, 1, 2, 3]
     assert list(info["models"]) == [
         "preprocess", "importance", "gated", "pathway_gradient", "grad_cam",
     ]  # fmt: skip
     assert info["models"]["gated"] == {
         "inputs": [
             {"name": "inputs", "dtype": "float32", "shape": [None, 3, 16, 16]},
-            {"name": "words", "dtype": "int64", "shape": [None, 4]},
+            {"name": "words", "dtype": "int64", "shape": [None, 3]},
         ],
         "outputs": [{"name": "gated_logits", "dtype": "float32", "shape": [None, 5]}],
     }
@@ -265,7 +281,7 @@ def test_torchs_own_loaders_take_the_archive(file):
         {name: constants[name].clone() for name in model.get_constant_fqns()}, False, True, False
     )
     logits, importance, words = model.boxed_run([x])
-    assert logits.shape == (2, 5) and importance.shape == (2, 32) and words.shape == (2, 4)
+    assert logits.shape == (2, 5) and importance.shape == (2, 24) and words.shape == (2, 3)
     total = sum(value.nbytes for value in constants.values())
     with zipfile.ZipFile(file) as archive:
         (stored,) = [entry for entry in archive.infolist() if "constants.safe" in entry.filename]
@@ -302,18 +318,18 @@ def test_torchs_own_loaders_take_the_archive(file):
         ),
         (
             lambda m, x: m.grad_cam(x, site=1),
-            "^grad_cam: site must be 3, the one that was compiled, got 1$",
+            "^grad_cam: site must be 2, the one that was compiled, got 1$",
         ),
         (
             lambda m, x: m.pathway_gradient(x, None, torch.zeros(2, 99, dtype=torch.int64)),
-            r"^words must be \[2, 4\] or \[1, 4\], got \[2, 99\]$",
+            r"^words must be \[2, 3\] or \[1, 3\], got \[2, 99\]$",
         ),
         (
-            lambda m, x: m.pathway_gradient(x, None, torch.zeros(3, 4, dtype=torch.int64)),
-            r"^words must be \[2, 4\] or \[1, 4\], got \[3, 4\]$",
+            lambda m, x: m.pathway_gradient(x, None, torch.zeros(3, 3, dtype=torch.int64)),
+            r"^words must be \[2, 3\] or \[1, 3\], got \[3, 3\]$",
         ),
         (
-            lambda m, x: m.pathway_gradient(x, None, torch.zeros(2, 4)),
+            lambda m, x: m.pathway_gradient(x, None, torch.zeros(2, 3)),
             "^words must be int64, got torch.float32$",
         ),
     ],
@@ -422,6 +438,13 @@ def test_foreign_archives(tmp_path):
         load_compiled(tmp_path / "nothing.pt2")
 
 
+@pytest.fixture(scope="module")
+def traced():
+    """A net that is quick to trace, and its programs."""
+    explainer = make_explainer("mlp")
+    return explainer, aoti.trace_programs(ScriptedExplainer(explainer))
+
+
 def test_missing_compiler(small, tmp_path):
     from torch._inductor import config
 
@@ -434,17 +457,20 @@ def test_missing_compiler(small, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_code_that_does_not_compile(small, tmp_path, monkeypatch):
+def test_code_that_does_not_compile(traced, tmp_path, monkeypatch):
+    explainer, programs = traced
+
     def fail(*args, **kwargs):
         raise RuntimeError("no space\nand more")
 
+    monkeypatch.setattr(aoti, "trace_programs", lambda module: programs)
     monkeypatch.setattr("torch._inductor.aot_compile", fail)
     path = tmp_path / "e.pt2"
     path.write_text("as it was")
     with pytest.raises(
         ExportError, match=r"^export: AOTInductor cannot compile importance: no space$"
     ):
-        export_explainer(small, path, format="aoti")
+        export_explainer(explainer, path, format="aoti")
     assert path.read_text() == "as it was" and list(tmp_path.iterdir()) == [path]
 
 
@@ -454,9 +480,8 @@ def test_missing_folder_is_told_before_compiling(small, tmp_path, monkeypatch):
         export_explainer(small, tmp_path / "none" / "e.pt2", format="aoti")
 
 
-def test_other_results_are_not_believed(small):
-    module = ScriptedExplainer(small)
-    programs = aoti.trace_programs(module)
+def test_other_results_are_not_believed(traced):
+    programs = traced[1]
 
     class Wrong:
         classes = CLASSES
