@@ -14,13 +14,15 @@ INSTALLED := $(VENV)/.installed
 LATEST := $(VENV_LATEST)/.installed
 SOURCES := pyproject.toml setup.py version.txt CMakeLists.txt $(shell find csrc cmake -type f)
 
-.PHONY: help demo test lint second cuda-gate cuda-link cpp-test gpu-check bench clean
+.PHONY: help demo test lint second aoti-parity cuda-gate cuda-link cpp-test gpu-check bench clean
 
 help:
 	@echo "make demo       install into $(VENV) and run the demo into $(OUT)/demo"
 	@echo "make test       lint, types, and all tests with coverage"
 	@echo "make lint       ruff, clang-format and mypy"
 	@echo "make second     tests in $(VENV_LATEST): $(TORCH_LATEST), timm, EfficientNet-Lite0"
+	@echo "make aoti-parity  compile explainers of every architecture in both environments and print how far they"
+	@echo "                are from the eager ones; an hour on one core (PYTEST_ARGS='-k vgg': one of them)"
 	@echo "make cuda-gate  compile the CUDA kernels and check registers and spills (needs nvcc, no GPU)"
 	@echo "make bench      time the ops beside their peers, rewrite docs/performance (BENCH_ARGS=--quick: a look)"
 	@echo "make cpp-test   C++ library and program, and a project that uses them (needs the packages below)"
@@ -64,6 +66,16 @@ second: $(LATEST)
 		$(BIN)/python -m pytest tests/ops/test_library.py -k another_torch
 	OMP_NUM_THREADS=1 $(VENV_LATEST)/bin/python -m pytest -p no:cacheprovider tests/second \
 		tests/ops tests/sites tests/target tests/pathway tests/generator tests/baselines tests/export $(PYTEST_ARGS)
+
+# The differences, one line of JSON for each, go to $(OUT)/aoti-parity.json; docs/formats.md has them.
+aoti-parity: $(LATEST)
+	mkdir -p $(OUT)
+	rm -f $(OUT)/aoti-parity.json
+	set -e; export OMP_NUM_THREADS=1 PATHWAYS_AOTI_PARITY="$(abspath $(OUT))/aoti-parity.json"; \
+	for python in $(BIN)/python $(VENV_LATEST)/bin/python; do \
+		$$python -m pytest -p no:cacheprovider tests/export/test_aoti_parity.py $(PYTEST_ARGS); \
+	done
+	$(BIN)/python tools/parity_table.py $(OUT)/aoti-parity.json
 
 cuda-gate: $(INSTALLED)
 	$(BIN)/python tools/cuda_gate.py
