@@ -132,6 +132,15 @@ def test_equals_the_eager_explainer(file, small, preprocessing, class_pathways, 
 
 
 @slow
+def test_only_the_explainer_owns_its_constants(file):
+    """What torch's handles own is never freed."""
+    loaded = load_scripted(file)
+    before = {name: value._use_count() for name, value in loaded.constants.items()}
+    loaded.explain(torch.rand(1, 3, 16, 16)), loaded.grad_cam(torch.rand(1, 3, 16, 16))
+    assert {name: value._use_count() for name, value in loaded.constants.items()} == before
+
+
+@slow
 @pytest.mark.parametrize("size", [(16, 16), (7, 9), (1, 40), (70, 50)])
 def test_images_of_any_size(file, small, preprocessing, size):
     images = torch.rand(2, 3, *size)
