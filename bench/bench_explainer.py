@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -21,6 +21,8 @@ from pathways.models import resnet20
 
 HERE = Path(__file__).resolve().parent
 STEPS = 30
+# The contestants are processes of their own.
+COMMON: dict[str, Any] = {"dtype": "float32", "sample_seconds": 0.05}
 
 
 class Case(NamedTuple):
@@ -163,7 +165,7 @@ def test_explanation(contest, case, explainer, files, in_cpp, compiled):
         return found
 
     work = f"ResNet-20, batch {case.batch}"
-    contest("explanation in C++, .pt", work, script, peers, dtype="float32", threads=case.threads)
+    contest("explanation in C++, .pt", work, script, peers, threads=case.threads, **COMMON)
 
 
 @torch.no_grad()
@@ -181,4 +183,4 @@ def test_importance(contest, case, explainer, files, in_cpp):
         peers.append(cpp_peer("C++, .pt2", run))
     work = f"ResNet-20, batch {case.batch}"
     name = "importance in C++, .pt"
-    contest(name, work, script, lambda: peers, dtype="float32", threads=case.threads)
+    contest(name, work, script, lambda: peers, threads=case.threads, **COMMON)

@@ -97,12 +97,12 @@ def sample(run: Run, calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def calibrate(run: Run) -> tuple[int, float]:
-    """Calls per sample, and seconds per sample; warms up."""
+def calibrate(run: Run, least: float = SAMPLE_SECONDS) -> tuple[int, float]:
+    """Calls per sample of at least so many seconds, and its seconds; warms up."""
     once = sample(run, 1)
     if once < 0.1:
         once = min(sample(run, 1) for _ in range(3))
-    calls = max(1, math.ceil(SAMPLE_SECONDS / once))
+    calls = max(1, math.ceil(least / once))
     return calls, calls * once
 
 
@@ -143,15 +143,20 @@ def absent(peer: Peer) -> dict[str, Any]:
 
 
 def hold(
-    benchmark: Any, size: Size, ours: Run, peers: Sequence[Peer], least: int | None
+    benchmark: Any,
+    size: Size,
+    ours: Run,
+    peers: Sequence[Peer],
+    least: int | None,
+    sample_seconds: float = SAMPLE_SECONDS,
 ) -> tuple[list[float], list[list[float]]]:
     """Seconds per call, round by round: ours, and those of every peer.
 
     pytest-benchmark times ours; the peers run in its teardown, which comes after every round.
     """
-    ready = [calibrate(peer.run) for peer in peers if peer.run is not None]
+    ready = [calibrate(peer.run, sample_seconds) for peer in peers if peer.run is not None]
     runs = [peer.run for peer in peers if peer.run is not None]
-    calls, seconds = calibrate(ours)
+    calls, seconds = calibrate(ours, sample_seconds)
     total = seconds + sum(seconds for _, seconds in ready)
     rounds = min(size.most, max(size.least if least is None else least, int(size.seconds / total)))
     theirs: list[list[float]] = [[] for _ in runs]
@@ -186,6 +191,7 @@ class Contest:
         dtype: str,
         threads: int = 1,
         least: int | None = None,
+        sample_seconds: float = SAMPLE_SECONDS,
     ) -> dict[str, Any]:
         """Hold the contest.
 
@@ -199,12 +205,14 @@ class Contest:
             threads (int): that torch was set to; for the table.
             least (int, optional): rounds at least, where those of the size do not fit: fewer for
                 work that takes seconds, more for small differences.
+            sample_seconds (float): a round takes at least so long; longer where contestants live in
+                processes of their own, which find the caches cold when their turn comes.
 
         Returns:
             dict: the row.
         """
         peers = [] if self.alone else beside()
-        seconds, theirs = hold(self.benchmark, self.size, ours, peers, least)
+        seconds, theirs = hold(self.benchmark, self.size, ours, peers, least, sample_seconds)
         turns = iter(theirs)
         row: dict[str, Any] = {"op": op, "work": work, "dtype": dtype, "threads": threads}
         row |= {"rounds": len(seconds), "ours": times(seconds), "beside": []}

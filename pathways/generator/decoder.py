@@ -73,7 +73,7 @@ class PathwayDecoders(nn.Module):
         unit (bool): scores per unit instead of per channel.
         start (float): mean initial score.
 
-    Returns of ``forward(codes, class_code, maps)``:
+    Returns of ``forward(codes, class_code, maps)``, where maps count only by unit:
         list of Tensor: flat scores ``[N, size]`` per site, in execution order.
 
     Source: arXiv:2309.09887 names the part and its purpose; the layers are our choice.
@@ -81,8 +81,7 @@ class PathwayDecoders(nn.Module):
     Example:
         >>> import torch
         >>> decode = PathwayDecoders([3, 5], width=8, unit=False)
-        >>> maps = [torch.randn(2, 8, 4, 4), torch.randn(2, 8, 1, 1)]
-        >>> scores = decode(torch.randn(2, 2, 8), torch.randn(2, 8), maps)
+        >>> scores = decode(torch.randn(2, 2, 8), torch.randn(2, 8), maps=[])
         >>> [tuple(score.shape) for score in scores]
         [(2, 3), (2, 5)]
     """
@@ -104,9 +103,9 @@ class PathwayDecoders(nn.Module):
         states = self._states(codes.flip(1), class_code)
         scores: list[Tensor] = []
         for i, head in enumerate(self.heads):
-            adapted = maps[codes.size(1) - 1 - i]
-            grown = states[i]
+            grown = adapted = states[i]
             if self.unit:
+                adapted = maps[codes.size(1) - 1 - i]
                 grown = grown.unsqueeze(2).unsqueeze(3)
                 while grown.size(2) < adapted.size(2) or grown.size(3) < adapted.size(3):
                     grown = self.growth(grown)

@@ -33,25 +33,49 @@ def summarize(feature: Tensor, pool: int) -> Tensor:
 
 
 class SiteAdapter(nn.Module):
-    """Bring the summary of one site to the common width, ``[N, C', h, w] -> [N, d, h, w]``.
+    """Bring the summaries of sites of one shape to the common width, in one call for all of them.
 
     Features of different sites differ by orders of magnitude, so each channel is standardised with
-    running statistics first.
+    running statistics first. Every site has a projection of its own.
 
     Args:
-        channels (int): C' of the summary.
+        sites (list of int): positions of the G sites in the list of summaries.
+        channels (int): C' of their summaries.
         width (int): common width d.
+
+    Returns of ``forward(summaries)``:
+        Tensor[G * N, d, h, w]: site by site, channels innermost in memory.
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, sites: list[int], channels: int, width: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(channels, affine=False)
-        self.project = nn.Conv2d(channels, width, kernel_size=1)
+        self.sites = sites
+        groups = len(sites)
+        self.norm = nn.BatchNorm2d(groups * channels, affine=False)
+        bound = channels**-0.5  # as nn.Linear and nn.Conv2d start
+        self.weight = nn.Parameter(torch.empty(groups, width, channels).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(groups, 1, width).uniform_(-bound, bound))
 
-    def forward(self, summary: Tensor) -> Tensor:
-        summary = summary.to(self.project.weight.dtype)  # targets may be of another one
-        projected: Tensor = self.project(self.norm(summary))
-        return projected
+    def forward(self, summaries: list[Tensor]) -> Tensor:
+        own: list[Tensor] = []
+        for site in self.sites:
+            own.append(summaries[site])
+            if summaries[site].shape != own[0].shape:
+                raise ValueError(
+                    f"GenCNP: sites {self.sites[0]} and {site} must have maps of one size, as they "
+                    f"had when the generator was made, got {list(own[0].shape)[2:]} and "
+                    f"{list(summaries[site].shape)[2:]}"
+                )
+        joined = torch.cat(own, dim=1).to(self.weight.dtype)  # the target's may be another
+        batch, _, height, width = joined.shape
+        channels, area = self.weight.size(2), height * width
+        by_site = self.norm(joined).view(batch, len(own), channels, area).permute(1, 0, 3, 2)
+        cells = by_site.reshape(len(own), batch * area, channels)
+        projected = torch.baddbmm(self.bias, cells, self.weight.transpose(1, 2))
+        # Channels innermost: pooling and depthwise convolution of small maps are several times as
+        # fast so.
+        cells_of_maps = projected.view(len(own) * batch, height, width, self.weight.size(1))
+        return cells_of_maps.permute(0, 3, 1, 2)
 
 
 class ReductionBlock(nn.Module):
@@ -61,76 +85,95 @@ class ReductionBlock(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(1, width)
         self.reduce = nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1, groups=width)
-        self.mix = nn.Conv2d(width, width, kernel_size=1)
+        self.mix = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = F.avg_pool2d(x, 2, stride=2, ceil_mode=True, count_include_pad=False)
-        return shortcut + self.mix(F.gelu(self.reduce(self.norm(x))))
+        reduced = F.gelu(self.reduce(self.norm(x))).permute(0, 2, 3, 1)
+        return shortcut + self.mix(reduced).permute(0, 3, 1, 2)
 
 
 class FeatureEmbedders(nn.Module):
     """One Recursive Feature Embedder per site, shallow to deep.
 
-    Each summary passes its own adapter, then one shared residual stride-2 block again and again
-    until it is a single cell (recursion inside a site); the result is joined with the code of the
-    previous, shallower site (recursion over depth).
+    Each summary is brought to the common width, then passes one shared residual stride-2 block
+    again and again until it is a single cell (recursion inside a site); the result is joined with
+    the code of the previous, shallower site (recursion over depth).
 
     Args:
-        channels (list of int): C of every site, in execution order.
+        shapes (list of tuple of int): (C, *space) of every site, in execution order.
         width (int): d, width of the codes.
         pool (int): side of the summaries, see :func:`summarize`.
 
     Returns of ``forward(summaries)``:
-        codes (Tensor[N, L, d]) and adapted maps (list of Tensor[N, d, h, w]).
+        codes (Tensor[N, L, d]) and, with ``pool == 0``, the adapted maps (list of Tensor[N, d, h,
+        w], else empty).
 
     Source: arXiv:2309.09887 names the part and its purpose; the layers are our choice.
 
     Example:
-        >>> embed = FeatureEmbedders([3, 5], width=8, pool=4)
+        >>> embed = FeatureEmbedders([(3, 9, 9), (5,)], width=8, pool=4)
         >>> features = [torch.randn(2, 3, 9, 9), torch.randn(2, 5)]
         >>> codes, maps = embed([summarize(feature, pool=4) for feature in features])
         >>> codes.shape
         torch.Size([2, 2, 8])
     """
 
-    def __init__(self, channels: list[int], width: int, pool: int) -> None:
+    def __init__(self, shapes: list[tuple[int, ...]], width: int, pool: int) -> None:
         super().__init__()
+        self.pool = pool
+        # A call on small maps costs more than its arithmetic: what is alike is computed together.
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for site in sorted(range(len(shapes)), key=lambda site: shapes[site][1:], reverse=True):
+            alike.setdefault(shapes[site], []).append(site)
         parts = 2 if pool > 0 else 1
-        self.adapters = nn.ModuleList([SiteAdapter(parts * c, width) for c in channels])
+        self.adapters = nn.ModuleList(
+            [SiteAdapter(sites, parts * shape[0], width) for shape, sites in alike.items()]
+        )
+        order = [site for sites in alike.values() for site in sites]
+        self.counts = [len(sites) for sites in alike.values()]
+        self.places = [order.index(site) for site in range(len(shapes))]
+        self.rows: Tensor
+        self.register_buffer("rows", torch.tensor(self.places), persistent=False)
         self.block = ReductionBlock(width)
         self.carry = nn.Linear(2 * width, width)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, summaries: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         projected: list[Tensor] = []
-        for i, adapter in enumerate(self.adapters):
-            projected.append(adapter(summaries[i]))
-        maps: list[Tensor] = []
+        for adapter in self.adapters:
+            projected.append(adapter(summaries))
+        batch = summaries[0].size(0)
+        grouped: list[Tensor] = []
         cells: list[Tensor] = []
-        # Neighbours of one size pass the shared block together: on small maps a call costs more
-        # than its arithmetic.
         start = 0
-        while start < len(projected):
-            batch, width, height, breadth = projected[start].shape
-            stop = start + 1
+        while start < len(projected):  # neighbours of one size share the calls of the block
+            stop, sites = start + 1, self.counts[start]
+            _, width, height, breadth = projected[start].shape
             while stop < len(projected) and list(projected[stop].shape[2:]) == [height, breadth]:
+                sites += self.counts[stop]
                 stop += 1
-            joined = torch.cat(projected[start:stop])
-            # Pooling and depthwise convolution of small maps are several times as fast so.
-            adapted = F.gelu(joined.contiguous(memory_format=torch.channels_last))
-            maps += adapted.view(stop - start, batch, width, height, breadth).unbind(0)
-            while adapted.size(2) > 1 or adapted.size(3) > 1:
-                adapted = self.block(adapted)
-            cells.append(adapted.view(stop - start, batch, width))
+            x = F.gelu(torch.cat(projected[start:stop]))
+            if self.pool == 0:
+                grouped += x.view(sites, batch, width, height, breadth).unbind(0)
+            while x.size(2) > 1 or x.size(3) > 1:
+                x = self.block(x)
+            cells.append(x.view(sites, batch, width))
             start = stop
-        return self._carried(torch.cat(cells)), maps
+        codes = self._carried(torch.cat(cells).index_select(0, self.rows))
+        maps: list[Tensor] = []
+        if self.pool == 0:
+            for place in self.places:
+                maps.append(grouped[place])
+        return codes, maps
 
     def _carried(self, cells: Tensor) -> Tensor:
         """Codes ``[N, L, d]`` of cells ``[L, N, d]``, each joined with the shallower code."""
         width = cells.size(2)
         own, carried = self.carry.weight.split(width, dim=1)
         joined = cells[1:] + F.linear(cells[1:], own, self.carry.bias)
+        carried = carried.t()
         codes: list[Tensor] = [self.norm(cells[0])]
         for code in joined.unbind(0):
-            codes.append(self.norm(torch.addmm(code, codes[-1], carried.t())))
+            codes.append(self.norm(torch.addmm(code, codes[-1], carried)))
         return torch.stack(codes, dim=1)

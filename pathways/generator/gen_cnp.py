@@ -16,7 +16,7 @@ from pathways.generator.distiller import PathwayDistillation
 from pathways.generator.embedder import FeatureEmbedders, summarize
 from pathways.sites import Sites
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KIND = "generator"
 
 
@@ -110,7 +110,7 @@ class GenCNP(nn.Module):
         unit = sites.granularity == "unit"
         channels = [site.channels for site in sites]
         self.pool = 0 if unit else pool
-        self.embedders = FeatureEmbedders(channels, width, self.pool)
+        self.embedders = FeatureEmbedders([site.shape for site in sites], width, self.pool)
         self.distillation = PathwayDistillation(len(sites), width, num_classes, layers, heads)
         self.decoders = PathwayDecoders(channels, width, unit, start)
 
@@ -208,6 +208,11 @@ class GenCNP(nn.Module):
             ValueError: corrupt or foreign file, or a generator of another target (both are named).
         """
         tensors, header = read_safetensors(path, kind=KIND, version=FORMAT_VERSION)
+        if int(header["format_version"]) < FORMAT_VERSION:
+            raise ValueError(
+                f"GenCNP.load: {path} must be in format version {FORMAT_VERSION}, got "
+                f"{header['format_version']}, whose generators had other layers; fit it again"
+            )
         if target is not None:
             check_fingerprint(path, header.get("fingerprint", ""), target)
         try:

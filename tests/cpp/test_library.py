@@ -13,7 +13,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 def test_ops_and_gradients(consumer):
     lines = run(consumer / "checks").stdout.splitlines()
-    assert len(lines) == 17 and all(line.startswith("ok ") for line in lines), lines
+    assert len(lines) == 19 and all(line.startswith("ok ") for line in lines), lines
 
 
 @pytest.mark.parametrize(

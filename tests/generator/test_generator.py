@@ -273,7 +273,10 @@ def test_files_that_are_no_generators(target, tmp_path):
     with pytest.raises(ValueError, match="must be a generator file, got a pathway file"):
         GenCNP.load(path)
     write_safetensors(path, generator.state_dict(), kind="generator", version=99, header={})
-    with pytest.raises(ValueError, match="format version 1 or older, got 99"):
+    with pytest.raises(ValueError, match="format version 2 or older, got 99"):
+        GenCNP.load(path)
+    write_safetensors(path, generator.state_dict(), kind="generator", version=1, header={})
+    with pytest.raises(ValueError, match=r"format version 2, got 1, .* fit it again"):
         GenCNP.load(path)
 
 
@@ -297,10 +300,10 @@ def test_incomplete_generator_files(target, tmp_path, header, tensors):
     path = tmp_path / "g.safetensors"
     generator = GenCNP(target.sites, 3, width=8)
     generator.save(path)
-    _, good = read_safetensors(path, kind="generator", version=1)
+    _, good = read_safetensors(path, kind="generator", version=2)
     header = {key: value for key, value in {**good, **header}.items() if value is not None}
     contents = generator.state_dict() if tensors else {}
-    write_safetensors(path, contents, kind="generator", version=1, header=header)
+    write_safetensors(path, contents, kind="generator", version=2, header=header)
     with pytest.raises(ValueError, match="is not a complete generator file"):
         GenCNP.load(path)
 
@@ -379,8 +382,43 @@ def test_a_run_may_keep_summaries_instead_of_activations(granularity):
         generator.from_summaries(summaries[:2])
 
 
+@pytest.mark.parametrize("pool", [0, 2])
+def test_sites_of_one_shape_are_computed_together_but_apart(pool):
+    """Each site by the weights of its own, in the order of the sites."""
+    shapes = [(3, 4, 4), (3, 8, 8), (5,), (3, 4, 4), (2, 4, 4), (5,)]
+    embed = FeatureEmbedders(shapes, 8, pool)
+    assert [adapter.sites for adapter in embed.adapters] == [[1], [0, 3], [4], [2, 5]]
+    summaries = [summarize(torch.randn(3, *shape), pool) for shape in shapes]
+    embed(summaries)
+    embed.eval()
+    codes, maps = embed(summaries)
+    cells = []
+    for site, summary in enumerate(summaries):
+        (adapter,) = [adapter for adapter in embed.adapters if site in adapter.sites]
+        place, width = adapter.sites.index(site), summary.shape[1]
+        own = slice(place * width, (place + 1) * width)
+        x = nn.functional.batch_norm(
+            summary, adapter.norm.running_mean[own], adapter.norm.running_var[own]
+        )
+        weight = adapter.weight[place].unsqueeze(2).unsqueeze(3)
+        x = nn.functional.gelu(nn.functional.conv2d(x, weight, adapter.bias[place, 0]))
+        if pool == 0:
+            torch.testing.assert_close(maps[site], x)
+        while x.shape[2] > 1:
+            x = embed.block(x)
+        cells.append(x.flatten(1))
+    torch.testing.assert_close(codes, embed._carried(torch.stack(cells)))
+
+
+def test_maps_that_were_of_one_size_must_stay_so():
+    generator = GenCNP(make_sites([(3, 8, 8), (3, 8, 8)]), 2, width=8)
+    with pytest.raises(ValueError, match=r"sites 0 and 1 .* one size.*\[4, 4\] and \[3, 3\]"):
+        generator([torch.randn(2, 3, 8, 8), torch.randn(2, 3, 3, 3)])
+
+
 def test_codes_and_states_are_those_of_the_recurrences_step_by_step():
-    embed, decode = FeatureEmbedders([3, 4, 5], 8, pool=2), PathwayDecoders([3, 4, 5], 8, False)
+    embed = FeatureEmbedders([(3,), (4,), (5,)], 8, pool=2)
+    decode = PathwayDecoders([3, 4, 5], 8, False)
     cells = torch.randn(3, 2, 8)
     codes = [embed.norm(cells[0])]
     for cell in cells[1:]:
@@ -394,11 +432,14 @@ def test_codes_and_states_are_those_of_the_recurrences_step_by_step():
 
 
 def test_parts_stand_alone():
-    summaries = [summarize(torch.randn(2, *shape), pool=2) for shape in [(3, 9, 5), (4,)]]
+    shapes = [(3, 9, 5), (4,)]
+    features = [torch.randn(2, *shape) for shape in shapes]
+    summaries = [summarize(feature, pool=2) for feature in features]
     assert [tuple(summary.shape) for summary in summaries] == [(2, 6, 2, 2), (2, 8, 1, 1)]
-    codes, maps = FeatureEmbedders([3, 4], width=8, pool=2)(summaries)
+    assert FeatureEmbedders(shapes, width=8, pool=2)(summaries)[1] == []
+    codes, maps = FeatureEmbedders(shapes, width=8, pool=0)([summarize(f, 0) for f in features])
     assert codes.shape == (2, 2, 8)
-    assert [tuple(m.shape) for m in maps] == [(2, 8, 2, 2), (2, 8, 1, 1)]
+    assert [tuple(m.shape) for m in maps] == [(2, 8, 9, 5), (2, 8, 1, 1)]
     codes, class_code, logits = PathwayDistillation(2, 8, 5, layers=1, heads=2)(codes)
     assert (codes.shape, class_code.shape, logits.shape) == ((2, 2, 8), (2, 8), (2, 5))
     scores = PathwayDecoders([3, 4], 8, unit=False, start=7.0)(codes, class_code, maps)
