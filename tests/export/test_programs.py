@@ -56,7 +56,7 @@ def test_programs_equal_the_eager_explainer(name, granularity, baseline):
 
 def test_constants_have_the_names_of_the_explainer(small):
     module = ScriptedExplainer(small)
-    state = module.state_dict()
+    state = dict([*module.named_parameters(), *module.named_buffers()])
     for program in trace_programs(module).values():
         for name, value in program.constants.items():
             assert name in state and torch.equal(value, state[name])
