@@ -175,7 +175,7 @@ def _compile(method: str, program: Program, folder: Path, machine: dict[str, Any
     known = config.get_config_copy()
     files: Any
     try:
-        with _quiet():
+        with _quiet(), _scatters_by_torch():
             files = aot_compile(
                 program.graph,
                 program.example,
@@ -186,6 +186,22 @@ def _compile(method: str, program: Program, folder: Path, machine: dict[str, Any
             f"export: AOTInductor cannot compile {method}: {first_line(error)}"
         ) from error
     return [Path(file) for file in files if isinstance(file, str)]
+
+
+@contextmanager
+def _scatters_by_torch() -> Iterator[None]:
+    """Keep the compiler from atomic additions of its own, which gradients of resizing are made of.
+
+    What torch 2.13 generates for them writes past the end of the result where it transposes a tile
+    on the way. For deterministic results it calls torch's kernel instead.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ test_aoti_parity.py on request.
 
 import io
 import json
+import re
 import shutil
 import struct
 import zipfile
@@ -30,6 +31,7 @@ from pathways.export import (
     load_torchscript,
     read_info,
 )
+from pathways.export.programs import trace_programs
 from pathways.models import vgg
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -529,3 +531,15 @@ def test_writer_makes_bytes_only():
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         names = {name.partition("/")[2] for name in archive.namelist()}
     assert {"extra/pathways.json", "extra/constants.safetensors", "archive_format"} <= names
+
+
+@slow
+def test_resizing_is_undone_by_torchs_own_scatter(tmp_path):
+    """The atomic additions that torch 2.13 generates for it write past the end."""
+    module = ScriptedExplainer(make_explainer("shape_controlled"))
+    program = trace_programs(module)["pathway_gradient"]
+    machine = aoti._target_machine()[1]
+    files = aoti._compile("pathway_gradient", program, tmp_path / "compiled", machine)
+    sources = [file.read_text() for file in files if file.name.endswith("kernel.cpp")]
+    assert sources and not any(re.search(r"atomic_add\w*[<(]", source) for source in sources)
+    assert not torch.are_deterministic_algorithms_enabled()
