@@ -79,9 +79,9 @@ def run_demo(
     settings: dict[str, Any] = {} if steps is None else {"steps": steps}
     config = TrainingConfig(
         **{
-            "steps": 500,
+            "steps": 800,
             "sparsity": 2.0,
-            "specificity": 2.0,
+            "specificity": 2.5,
             "generator": {"min_keep": 0.1},
             "validation_every": 100,
             "seed": seed,
