@@ -16,7 +16,19 @@ from pathways.pathway import Pathway
 from pathways.sites import Sites
 from pathways.target import GatedTarget
 
-NO_GRADIENT = "no gradient of the logits reaches the images: the model detaches what it computes"
+
+def picked_logits(logits: Tensor, classes: Tensor) -> Tensor:
+    """Sum of the logits of ``classes`` (int64 ``[N]``), to take gradients of. Scriptable.
+
+    Raises:
+        ValueError: no gradient can be taken.
+    """
+    picked = logits.gather(1, classes.unsqueeze(1)).sum()
+    if not picked.requires_grad:
+        raise ValueError(
+            "no gradient of the logits reaches the images: the model detaches what it computes"
+        )
+    return picked
 
 
 @dataclass
@@ -203,9 +215,7 @@ class Explainer:
             pathway, classes = self._defaults(images, pathway, classes)
             images = images.detach().clone().requires_grad_(True)
             logits = self.target.gated(images, pathway.gates())
-            picked = logits.gather(1, classes.unsqueeze(1)).sum()
-            if not picked.requires_grad:
-                raise ValueError(NO_GRADIENT)
+            picked = picked_logits(logits, classes)
             (gradient,) = torch.autograd.grad(picked, images)
         return gradient
 
@@ -246,9 +256,7 @@ class Explainer:
             # A gradient path must exist although every parameter is frozen.
             inputs = images.detach().clone().requires_grad_(True)
             logits = self.target.gated(inputs, pathway.gates(), observe=observe)
-            picked = logits.gather(1, classes.unsqueeze(1)).sum()
-            if not picked.requires_grad:
-                raise ValueError(NO_GRADIENT)
+            picked = picked_logits(logits, classes)
             (gradient,) = torch.autograd.grad(picked, kept[0], materialize_grads=True)
         dim = self.sites[position].channel_dim
         activation = kept[0].detach().movedim(dim, 1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pathways.class_pathways import ClassPathways
-from pathways.explainer import Explainer
+from pathways.explainer import Explainer, picked_logits
 from pathways.export.arguments import check_inputs, check_known, check_words, checked_classes
 from pathways.export.graph import GatedGraph
 from pathways.export.rewrite import gated_graph
@@ -294,7 +294,7 @@ class ScriptedExplainer(nn.Module):
         with EnableGrad():
             x = self._leaf(x)
             logits, _ = self.target.gated_with_gradient(x, gates)
-            picked = self._picked(logits, classes)
+            picked = picked_logits(logits, classes)
             gradient = torch.autograd.grad([picked], [x])[0]
         assert gradient is not None
         return gradient
@@ -306,7 +306,7 @@ class ScriptedExplainer(nn.Module):
             # site the same, if the inputs always do.
             x = self._leaf(x)
             logits, probed = self.target.gated_with_gradient(x, gates, position)
-            picked = self._picked(logits, classes)
+            picked = picked_logits(logits, classes)
             gradient = torch.autograd.grad([picked], [probed[1]])[0]
         assert gradient is not None
         dim = self.channel_dims[position]
@@ -332,15 +332,6 @@ class ScriptedExplainer(nn.Module):
         x: Tensor = self.preprocessing(images)
         check_inputs(x, self.input_shape, self.unit)
         return x
-
-    def _picked(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """Sum of the logits of ``classes``, to take gradients of."""
-        picked = logits.gather(1, classes.unsqueeze(1)).sum()
-        if not picked.requires_grad:
-            raise ValueError(
-                "no gradient of the logits reaches the images: the model detaches what it computes"
-            )
-        return picked
 
     def _leaf(self, x: Tensor) -> Tensor:
         """A copy of the inputs to take gradients at."""
