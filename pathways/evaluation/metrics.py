@@ -173,7 +173,7 @@ class IncreaseInConfidence(LogitsMetric):
         self.tolerance = tolerance
 
     def values(self, logits: Tensor, gated_logits: Tensor) -> Tensor:
-        log_p, log_o = _confidences(logits, gated_logits)
+        log_p, log_o = confidences(logits, gated_logits)
         return (log_o > log_p + self.tolerance).double()
 
 
@@ -213,7 +213,7 @@ class DropInConfidence(LogitsMetric):
         self.normalized = normalized
 
     def values(self, logits: Tensor, gated_logits: Tensor) -> Tensor:
-        log_p, log_o = _confidences(logits, gated_logits)
+        log_p, log_o = confidences(logits, gated_logits)
         # 1 - o/p from the difference of logarithms: exact where p and o are both close to 0 or 1.
         drop = -torch.expm1((log_o - log_p).clamp_max(0.0))
         return drop if self.normalized else drop * log_p.exp()
@@ -325,7 +325,7 @@ class Kept(Metric):
         }
 
 
-def _confidences(logits: Tensor, gated_logits: Tensor) -> tuple[Tensor, Tensor]:
+def confidences(logits: Tensor, gated_logits: Tensor) -> tuple[Tensor, Tensor]:
     """log p and log o of the clean prediction, float64 ``[N]`` each."""
     classes = logits.argmax(1, keepdim=True)
     log_p = logits.double().log_softmax(1).gather(1, classes).squeeze(1)

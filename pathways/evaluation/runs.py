@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -40,6 +41,24 @@ def gated_logits(
         gates = [gate.to(target.device) for gate in rows.gates()]
         parts.append(target.gated(batch, gates).cpu())
     return torch.cat(parts) if parts else torch.zeros(0, target.num_classes)
+
+
+def with_baseline(target: GatedTarget, baseline: Sequence[Tensor] | None) -> GatedTarget:
+    """The same target with another value for gated-off activations; the one given keeps its own.
+
+    The two share the model. The fingerprint covers the baseline, so that theirs differ: pathways
+    that are run under another baseline keep the fingerprint of the target they were found for.
+
+    Args:
+        target (GatedTarget): the target.
+        baseline (sequence of Tensor or None): as ``GatedTarget.baseline``; None is zero.
+
+    Raises:
+        ValueError: a baseline that does not fit the sites.
+    """
+    other = copy.copy(target)
+    other.baseline = None if baseline is None else list(baseline)
+    return other
 
 
 def check_rows(where: str, images: Tensor, predictions: Tensor) -> None:
