@@ -27,6 +27,7 @@ from pathways.evaluation.metrics import (
     Kept,
     PathwayKL,
 )
+from pathways.evaluation.necessity import Minimality, Necessity, minimality, necessity
 from pathways.evaluation.probe import MaskProbe, mask_probe
 from pathways.evaluation.ranking import RankingCurve, ranking_curve
 from pathways.evaluation.result import METRICS, Evaluation
@@ -45,6 +46,8 @@ __all__ = [
     "IncreaseInConfidence",
     "Kept",
     "MaskProbe",
+    "Minimality",
+    "Necessity",
     "PathwayKL",
     "RankingCurve",
     "Scores",
@@ -56,6 +59,8 @@ __all__ = [
     "mask_probe",
     "mask_swap_flip",
     "milliseconds_per_image",
+    "minimality",
+    "necessity",
     "random_agreement",
     "ranking_curve",
     "transfer",
