@@ -8,13 +8,13 @@ if importlib.util.find_spec("torchmetrics") is None:
         name="torchmetrics",
     )
 
+from pathways.evaluation.blanks import default_blanks, unseen_blanks
 from pathways.evaluation.class_iou import ClassIoU
 from pathways.evaluation.evaluate import evaluate
 from pathways.evaluation.leak import (
     BlankHit,
     WrongClass,
     blank_hit,
-    default_blanks,
     mask_swap_flip,
     random_agreement,
     wrong_class,
@@ -64,5 +64,6 @@ __all__ = [
     "random_agreement",
     "ranking_curve",
     "transfer",
+    "unseen_blanks",
     "wrong_class",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pathways.class_pathways import ClassPathways
 from pathways.evaluation import leak, metrics
+from pathways.evaluation.blanks import default_blanks
 from pathways.evaluation.probe import mask_probe
 from pathways.evaluation.result import Evaluation
 from pathways.evaluation.runs import Progress
@@ -120,7 +121,7 @@ def evaluate(
         seed=seed,
     )
     if blanks is None:
-        blanks = leak.default_blanks(images)
+        blanks = default_blanks(images)
     blank = leak.blank_hit(target, class_pathways, blanks, batch_size)
     report("instance controls", 0, len(images))
     rows = (images, explained.pathway, predictions)

@@ -145,11 +145,14 @@ class BlankHit:
 
     Args:
         rate (float): share of (class, blank) pairs in which the blank is predicted as the class.
+        chance (float): that share for pathways that carry no class, one over the number of
+            non-empty classes.
         hits (Tensor[K, B]): bool, by class and blank; False for empty classes.
         predictions (Tensor[B]): int64, clean prediction of every blank.
     """
 
     rate: float
+    chance: float
     hits: Tensor
     predictions: Tensor
 
@@ -165,13 +168,14 @@ def blank_hit(
 
     Lower is better, in [0, 1]; chance is one over the number of non-empty classes (a blank has some
     clean prediction, which is one class's own), 1 means that the pathway alone decides. Sensitive
-    to the choice of blanks and coarse with few classes.
+    to the choice of blanks, of which training may have seen some, and coarse with few of them.
 
     Args:
         target (GatedTarget): the target.
         class_pathways (ClassPathways): pathways of the classes.
-        blanks (Tensor[B, ...]): constant model inputs, for example black, the data's mean, and
-            white; see :func:`default_blanks`.
+        blanks (Tensor[B, ...]): model inputs without content, see
+            :func:`pathways.evaluation.default_blanks` (black, the data's mean and white) and
+            :func:`pathways.evaluation.unseen_blanks`.
         batch_size (int): inputs per run.
 
     Raises:
@@ -191,30 +195,7 @@ def blank_hit(
         hits[label] = gated.argmax(1) == label
     clean = target(blanks.to(target.device)).argmax(1).cpu()
     rate = float(hits[classes].double().mean())
-    return BlankHit(rate=rate, hits=hits, predictions=clean)
-
-
-def default_blanks(images: Tensor) -> Tensor:
-    """Constant inputs of the data's range: every channel at its minimum, its mean, its maximum.
-
-    For inputs that are only standardised per channel these are black, the mean colour and white.
-
-    Args:
-        images (Tensor[N, C, ...]): model inputs, N >= 1.
-
-    Returns:
-        Tensor[3, C, ...]: same dtype and device.
-
-    Raises:
-        ValueError: no inputs.
-    """
-    if len(images) == 0:
-        raise ValueError("default_blanks: at least one input is needed, got none")
-    space = [dim for dim in range(images.dim()) if dim != 1]
-    mean = images.mean(dim=space, keepdim=True)
-    levels = [images.amin(dim=space, keepdim=True), mean, images.amax(dim=space, keepdim=True)]
-    shape = (1, *images.shape[1:])
-    return torch.cat([level.expand(shape) for level in levels]).contiguous()
+    return BlankHit(rate=rate, chance=1.0 / len(classes), hits=hits, predictions=clean)
 
 
 def mask_swap_flip(

@@ -8,7 +8,6 @@ import torch
 from pathways.class_pathways import ClassPathways
 from pathways.evaluation import (
     blank_hit,
-    default_blanks,
     mask_probe,
     mask_swap_flip,
     random_agreement,
@@ -148,18 +147,6 @@ def test_blank_hit_needs_blanks_and_classes(leaking, images, blanks):
     empty = ClassPathways.from_pathways(e.pathway, e.predictions, num_classes=4)
     with pytest.raises(ValueError, match="got 3 and 0"):
         blank_hit(leaking.target, empty, blanks)
-
-
-def test_default_blanks():
-    images = torch.stack([torch.full((2, 3, 3), -1.0), torch.full((2, 3, 3), 3.0)])
-    images[:, 1] *= 2
-    blanks = default_blanks(images)
-    assert blanks.shape == (3, 2, 3, 3)
-    assert blanks[:, 0, 0, 0].tolist() == [-1, 1, 3]
-    assert blanks[:, 1, 2, 2].tolist() == [-2, 2, 6]
-    assert (blanks.amax((2, 3)) == blanks.amin((2, 3))).all()
-    with pytest.raises(ValueError, match="at least one input"):
-        default_blanks(images[:0])
 
 
 def test_other_classes():
