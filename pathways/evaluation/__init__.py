@@ -31,6 +31,7 @@ from pathways.evaluation.necessity import Minimality, Necessity, minimality, nec
 from pathways.evaluation.probe import MaskProbe, mask_probe
 from pathways.evaluation.ranking import RankingCurve, ranking_curve
 from pathways.evaluation.result import METRICS, Evaluation
+from pathways.evaluation.stability import Stability, core_transfer, stability
 from pathways.evaluation.timing import milliseconds_per_image
 from pathways.evaluation.transfer import SHOTS, Scores, TransferPoint, transfer
 
@@ -51,9 +52,11 @@ __all__ = [
     "PathwayKL",
     "RankingCurve",
     "Scores",
+    "Stability",
     "TransferPoint",
     "WrongClass",
     "blank_hit",
+    "core_transfer",
     "default_blanks",
     "evaluate",
     "mask_probe",
@@ -63,6 +66,7 @@ __all__ = [
     "necessity",
     "random_agreement",
     "ranking_curve",
+    "stability",
     "transfer",
     "unseen_blanks",
     "wrong_class",
