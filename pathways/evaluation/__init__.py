@@ -31,6 +31,7 @@ from pathways.evaluation.necessity import Minimality, Necessity, minimality, nec
 from pathways.evaluation.probe import MaskProbe, mask_probe
 from pathways.evaluation.ranking import RankingCurve, ranking_curve
 from pathways.evaluation.result import METRICS, Evaluation
+from pathways.evaluation.sparsity import Sparsity, SparsityMeter, complexity, sparseness
 from pathways.evaluation.stability import Stability, core_transfer, stability
 from pathways.evaluation.timing import milliseconds_per_image
 from pathways.evaluation.transfer import SHOTS, Scores, TransferPoint, transfer
@@ -52,10 +53,13 @@ __all__ = [
     "PathwayKL",
     "RankingCurve",
     "Scores",
+    "Sparsity",
+    "SparsityMeter",
     "Stability",
     "TransferPoint",
     "WrongClass",
     "blank_hit",
+    "complexity",
     "core_transfer",
     "default_blanks",
     "evaluate",
@@ -66,6 +70,7 @@ __all__ = [
     "necessity",
     "random_agreement",
     "ranking_curve",
+    "sparseness",
     "stability",
     "transfer",
     "unseen_blanks",
