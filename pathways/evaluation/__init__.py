@@ -8,6 +8,7 @@ if importlib.util.find_spec("torchmetrics") is None:
         name="torchmetrics",
     )
 
+from pathways.evaluation.ablation import Ablation, ablation_agreement
 from pathways.evaluation.blanks import default_blanks, unseen_blanks
 from pathways.evaluation.class_iou import ClassIoU
 from pathways.evaluation.evaluate import evaluate
@@ -39,6 +40,7 @@ from pathways.evaluation.transfer import SHOTS, Scores, TransferPoint, transfer
 __all__ = [
     "METRICS",
     "SHOTS",
+    "Ablation",
     "AccuracyKept",
     "Agreement",
     "BlankHit",
@@ -58,6 +60,7 @@ __all__ = [
     "Stability",
     "TransferPoint",
     "WrongClass",
+    "ablation_agreement",
     "blank_hit",
     "complexity",
     "core_transfer",
