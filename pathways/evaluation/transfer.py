@@ -13,6 +13,7 @@ from pathways.class_pathways import ClassPathways
 from pathways.evaluation.leak import other_classes, random_like
 from pathways.evaluation.metrics import Agreement, DropInConfidence, IncreaseInConfidence
 from pathways.evaluation.runs import gated_logits
+from pathways.explainer import Explanation
 from pathways.pathway import Pathway
 from pathways.target import GatedTarget
 
@@ -36,6 +37,9 @@ class Scores:
     kept: float
 
 
+NOTHING = Scores(*[float("nan")] * 4)
+
+
 @dataclass(frozen=True)
 class TransferPoint:
     """Transfer with j support inputs per class.
@@ -50,6 +54,8 @@ class TransferPoint:
             that decides alone makes this agreement 0, one that explains lowers it little.
         random (Scores): control, under random neurons, as many at every site.
         agnostic (Scores): control, under one pathway for all classes (majority over classes).
+        instance (Scores): control, under the input's own pathway, which no class pathway needs to
+            exceed; NaN where it was not given.
     """
 
     shots: int | None
@@ -59,6 +65,7 @@ class TransferPoint:
     wrong_class: Scores
     random: Scores
     agnostic: Scores
+    instance: Scores
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of numbers."""
@@ -72,6 +79,7 @@ def transfer(
     images: Tensor,
     logits: Tensor,
     *,
+    instance: Explanation | None = None,
     shots: Sequence[int | None] = (*SHOTS, None),
     threshold: float = 0.5,
     batch_size: int = 64,
@@ -90,6 +98,8 @@ def transfer(
         support_predictions (Tensor[S], int64): their predicted classes.
         images (Tensor[N, ...]): query inputs, none of them in the support.
         logits (Tensor[N, K]): their clean logits.
+        instance (Explanation or None): the method's explanation of the query inputs, N rows, for
+            the control with their own pathways; its gated logits are used, nothing is run.
         shots (sequence of int or None): values of j, at least 1; None is all support inputs.
         threshold (float): of the class pathways.
         batch_size (int): inputs per run.
@@ -99,12 +109,14 @@ def transfer(
         list of TransferPoint: in the order of ``shots``.
 
     Raises:
-        ValueError: no support inputs, a j below 1, or predictions that do not fit.
+        ValueError: no support inputs, a j below 1, or predictions or explanations that do not fit.
 
     Source: transfer protocol of arXiv:2309.09887; threshold and controls are our choice.
     """
     if len(support) == 0:
         raise ValueError("transfer: at least one support input is needed, got none")
+    if instance is not None and len(instance) != len(images):
+        raise ValueError(f"transfer: instance must have {len(images)} rows, got {len(instance)}")
     counts = torch.bincount(support_predictions.cpu(), minlength=target.num_classes)
     points = []
     for count in shots:
@@ -119,7 +131,7 @@ def transfer(
             threshold,
             target.num_classes,
         )
-        points.append(_point(target, classes, images, logits, count, batch_size, seed))
+        points.append(_point(target, classes, images, logits, instance, count, batch_size, seed))
     return points
 
 
@@ -149,6 +161,7 @@ def _point(
     classes: ClassPathways,
     images: Tensor,
     logits: Tensor,
+    instance: Explanation | None,
     count: int | None,
     batch_size: int,
     seed: int,
@@ -158,6 +171,10 @@ def _point(
     covered = (classes.counts.cpu()[predictions] > 0).nonzero().squeeze(1)
     coverage = len(covered) / len(images) if len(images) else float("nan")
     images, logits, predictions = images[covered], logits[covered], predictions[covered]
+    by_itself = NOTHING
+    if instance is not None:
+        gated = instance.gated_logits.cpu()[covered]
+        by_itself = scores(logits, gated, instance.pathway[covered])
 
     def score(rows: Tensor, pathway: Pathway) -> Scores:
         gated = gated_logits(target, images[rows], pathway, batch_size)
@@ -175,13 +192,14 @@ def _point(
         wrong_class=score(has_other, classes.for_predictions(wrong[has_other])),
         random=score(everything, random_like(own, seed)),
         agnostic=score(everything, classes.agnostic()),
+        instance=by_itself,
     )
 
 
 def scores(logits: Tensor, gated: Tensor, pathway: Pathway) -> Scores:
     """Agreement, mIC, mDC and kept of one set of runs; NaN without inputs."""
     if len(logits) == 0:
-        return Scores(float("nan"), float("nan"), float("nan"), float("nan"))
+        return NOTHING
     values = []
     for metric in (Agreement(), IncreaseInConfidence(), DropInConfidence()):
         metric.update(logits, gated)

@@ -428,6 +428,7 @@ def transfer_figure(curve: Sequence[TransferPoint]) -> Figure:
         axes = figure.subplots()
         x = [max(point.images_per_class, 1.0) for point in curve]
         for name, label, color, marker in (
+            ("instance", "the image's own pathway", ORANGE, "d"),
             ("own", "own class", BLUE, "o"),
             ("agnostic", "one pathway for all classes", GREEN, "s"),
             ("wrong_class", "another class", VERMILION, "^"),

@@ -70,6 +70,29 @@ def test_query_classes_without_support_are_not_covered(leaking, images):
     assert point.own.agreement == 1
 
 
+def test_the_inputs_own_pathways_are_the_last_control(explaining, leaking, images):
+    for explainer in (explaining, leaking):
+        own = explainer(images[40:])
+        for point in run(explainer, images, instance=own):
+            assert point.instance == point.own
+    # Query inputs of a class without support do not count for their own pathways either.
+    support, query = explaining(torch.eye(4)[:1]), explaining(images[:6])
+    query.gated_logits[[0, 1]] = query.gated_logits[[1, 0]]
+    (point,) = transfer(
+        explaining.target,
+        support.pathway,
+        support.predictions,
+        images[:6],
+        query.logits,
+        shots=(None,),
+        instance=query,
+    )
+    assert point.coverage == 2 / 6
+    assert (point.own.agreement, point.instance.agreement) == (1, 0.5)
+    assert point.instance.kept == 5 / 8
+    assert math.isnan(run(explaining, images)[0].instance.agreement)
+
+
 def test_nothing_covered_is_nan(leaking, images):
     s, q = leaking(torch.eye(4)[:1]), leaking(images[1:2])
     point = transfer(leaking.target, s.pathway, s.predictions, images[1:2], q.logits, shots=(1,))[0]
@@ -102,6 +125,8 @@ def test_refusals(explaining, images):
     with pytest.raises(ValueError, match="shots must be at least 1, got 0"):
         run(explaining, images, shots=(0,))
     e = explaining(images)
+    with pytest.raises(ValueError, match="instance must have 40 rows, got 80"):
+        run(explaining, images, instance=e)
     nothing = Pathway(e.pathway.words[:0], e.pathway.sites)
     with pytest.raises(ValueError, match="at least one support input is needed, got none"):
         transfer(explaining.target, nothing, e.predictions[:0], images, e.logits)

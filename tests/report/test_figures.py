@@ -167,10 +167,11 @@ def test_training_figure_refuses_other_files(tmp_path):
 def test_transfer_figure(tmp_path):
     def point(shots, value):
         scores = Scores(value, 0.1, 0.1, 0.5)
-        return TransferPoint(shots, float(shots), 1.0, scores, scores, scores, scores)
+        return TransferPoint(shots, float(shots), 1.0, scores, scores, scores, scores, scores)
 
     figure = transfer_figure([point(1, 0.7), point(5, 0.9), point(30, 0.95)])
-    assert {"own class", "another class", "random, same size", "30"} <= set(texts(figure))
+    expected = {"own class", "another class", "random, same size", "the image's own pathway", "30"}
+    assert expected <= set(texts(figure))
     saved(figure, tmp_path / "t.png")
     with pytest.raises(ValueError, match="at least one point"):
         transfer_figure([])
