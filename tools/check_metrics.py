@@ -17,11 +17,12 @@ import sys
 from pathlib import Path
 
 KEYS = [
-    "target_accuracy", "agreement", "kept", "kept_std", "kl", "mic", "mdc", "aciou",
-    "aciou_corrected", "between_class_iou", "transfer_agreement", "transfer_kept",
-    "random_agreement", "wrong_class_flip", "wrong_class_probability", "blank_hit",
-    "mask_swap_flip", "mask_probe_accuracy", "ms_per_explanation", "ms_per_target_forward",
-    "seconds_total",
+    "target_accuracy", "agreement", "kept", "kept_std", "kept_effective", "dead_share", "kl", "mic",
+    "mdc", "cpr", "cmd", "necessity", "random_necessity", "minimality", "agreement_other_ablation",
+    "aciou", "aciou_corrected", "between_class_iou", "transfer_agreement", "transfer_kept",
+    "stability", "core_agreement", "random_agreement", "wrong_class_flip",
+    "wrong_class_probability", "blank_hit", "blank_hit_unseen", "mask_swap_flip",
+    "mask_probe_accuracy", "ms_per_explanation", "ms_per_target_forward", "seconds_total",
 ]  # fmt: skip
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 LIMIT = re.compile(r"^(\w+)(>=|<=|>|<)(?:([\d.eE+-]+)\*)?([\w.+-]+)$")

@@ -15,6 +15,9 @@ from pathways.report import metric_rows
 def table(paths: list[Path], num_classes: int) -> str:
     """One row per figure, one column per file, leak controls among them."""
     metrics = [json.loads(path.read_text()) for path in paths]
+    # Older files lack newer figures: every file gets a row for what any of them has.
+    every = {name: None for values in metrics for name in values}
+    metrics = [every | values for values in metrics]
     names = [
         path.parent.name if path.stem == "metrics" else path.name.split(".")[0] for path in paths
     ]

@@ -64,7 +64,7 @@ def unseen_blanks(images: Tensor, *, count: int = UNSEEN, seed: int = 0) -> Tens
         Tensor[count, C, *space]: same dtype and device. Deterministic for a seed.
 
     Raises:
-        ValueError: no inputs, too few wanted, or more than three spatial dimensions.
+        ValueError: no inputs, too few wanted, not floating, or more than three spatial dimensions.
 
     Source: our choice.
 
@@ -78,10 +78,10 @@ def unseen_blanks(images: Tensor, *, count: int = UNSEEN, seed: int = 0) -> Tens
     if count < UNSEEN:
         raise ValueError(f"unseen_blanks: count must be at least {UNSEEN}, got {count}")
     space = tuple(images.shape[2:])
-    if len(space) > len(_INTERPOLATION):
+    if images.dim() < 2 or len(space) > len(_INTERPOLATION) or not images.is_floating_point():
         raise ValueError(
-            f"unseen_blanks: images must have at most {len(_INTERPOLATION)} spatial dimensions, "
-            f"got shape {tuple(images.shape)}"
+            "unseen_blanks: images must be floating [N, C] with at most "
+            f"{len(_INTERPOLATION)} spatial dimensions, got {images.dtype} {tuple(images.shape)}"
         )
     if space:
         patterns = _patterns(space).unsqueeze(1).expand(-1, images.shape[1], *space)

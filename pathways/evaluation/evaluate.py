@@ -10,10 +10,12 @@ from torch import Tensor
 
 from pathways.class_pathways import ClassPathways
 from pathways.evaluation import leak, metrics
-from pathways.evaluation.blanks import default_blanks
+from pathways.evaluation.blanks import default_blanks, unseen_blanks
 from pathways.evaluation.probe import mask_probe
 from pathways.evaluation.result import Evaluation
 from pathways.evaluation.runs import Progress
+from pathways.evaluation.stability import core_transfer, stability
+from pathways.evaluation.sweeps import RANKING_IMAGES, SweepMeter
 from pathways.evaluation.timing import milliseconds_per_image
 from pathways.evaluation.transfer import SHOTS, transfer
 from pathways.explainer import Explanation, PathwayMethod
@@ -28,12 +30,14 @@ def evaluate(
     labels: Tensor | None,
     *,
     blanks: Tensor | None = None,
+    unseen: Tensor | None = None,
     support: Tensor | tuple[Tensor, Tensor] | None = None,
     batch_size: int = 64,
     seed: int = 0,
     shots: Sequence[int] = SHOTS,
     threshold: float = 0.5,
     wrong_classes: int | None = WRONG_CLASSES,
+    ranking_images: int | None = RANKING_IMAGES,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure a pathway method on a data set.
@@ -43,6 +47,9 @@ def evaluate(
     support inputs only and measure on the query inputs only: with ``support``, all of ``images``
     are query; without, the first half of ``images`` is support and the rest query, so shuffle
     sorted data first. Everything is by the target's predicted class; labels serve accuracy alone.
+    Figures that take many runs per input (ranking curve, necessity, minimality, another ablation
+    value, dead members) use the first ``ranking_images`` of ``images``; ``settings`` of the result
+    says how many each.
 
     Times are medians over batches of ``batch_size`` divided by the inputs in the batch, see
     :func:`pathways.evaluation.timing.milliseconds_per_image`: the target forward is
@@ -56,6 +63,8 @@ def evaluate(
         labels (Tensor[N], int64, or None): true classes; None makes the accuracies NaN.
         blanks (Tensor[B, ...] or None): constant model inputs for the blank hit; None makes three
             from the range of ``images`` (:func:`pathways.evaluation.default_blanks`).
+        unseen (Tensor[B, ...] or None): content-free model inputs of kinds that the method was not
+            trained on; None makes them (:func:`pathways.evaluation.unseen_blanks`).
         support (Tensor, (Tensor, Tensor) or None): separate support inputs; labels beside them are
             not needed and not used.
         batch_size (int): at least 1.
@@ -63,6 +72,8 @@ def evaluate(
         shots (sequence of int): support inputs per class on the transfer curve.
         threshold (float): frequency threshold of class pathways.
         wrong_classes (int or None): other classes tried per input; None is all.
+        ranking_images (int or None): inputs of the figures that take many runs; None is all, 0
+            leaves them NaN.
         progress (callable or None): called with (stage, inputs done, inputs in all).
 
     Returns:
@@ -82,7 +93,8 @@ def evaluate(
         raise ValueError("evaluate: support must hold at least one input, got none")
     report = _Stages(progress)
 
-    explained = _explain(explainer, images, batch_size, report, "explaining")
+    sweep_meter = SweepMeter(target, ranking_images)
+    explained = _explain(explainer, images, batch_size, report, "explaining", sweep_meter)
     predictions = explained.predictions
     single = _single_input(explained, labels, target.num_classes, seed)
 
@@ -105,10 +117,15 @@ def evaluate(
         support_predictions,
         query_images,
         query_logits,
+        instance=_rows(explained, query),
         shots=(*shots, None),
         threshold=threshold,
         batch_size=batch_size,
         seed=seed,
+    )
+    certified = stability(class_pathways)
+    core, possible = core_transfer(
+        target, certified, query_images, query_logits, batch_size=batch_size
     )
     report("wrong classes", 0, len(query_images))
     wrong = leak.wrong_class(
@@ -122,24 +139,33 @@ def evaluate(
     )
     if blanks is None:
         blanks = default_blanks(images)
+    if unseen is None:
+        unseen = unseen_blanks(images, seed=seed)
     blank = leak.blank_hit(target, class_pathways, blanks, batch_size)
+    blank_unseen = leak.blank_hit(target, class_pathways, unseen, batch_size)
     report("instance controls", 0, len(images))
     rows = (images, explained.pathway, predictions)
     swap = leak.mask_swap_flip(target, *rows, batch_size=batch_size, seed=seed)
     agreement_at_random = leak.random_agreement(target, *rows, batch_size=batch_size, seed=seed)
     probe = mask_probe(explained.pathway, predictions, seed=seed)
+    report("sweeps", 0, sweep_meter.seen)
+    sweeps = sweep_meter.finish(images, explained, support_images, batch_size, seed)
     report("timing", 0, len(images))
     forward_ms, explanation_ms = milliseconds_per_image(explainer, images, batch_size)
     report("done", len(images), len(images))
 
     return Evaluation(
         **single,
+        **sweeps.figures(),
         transfer_agreement=curve[-1].own.agreement,
         transfer_kept=curve[-1].own.kept,
+        stability=certified.stability,
+        core_agreement=core.agreement,
         random_agreement=agreement_at_random,
         wrong_class_flip=wrong.flip,
         wrong_class_probability=wrong.probability,
         blank_hit=blank.rate,
+        blank_hit_unseen=blank_unseen.rate,
         mask_swap_flip=swap,
         mask_probe_accuracy=probe.accuracy,
         ms_per_explanation=explanation_ms,
@@ -148,6 +174,11 @@ def evaluate(
         transfer=curve,
         wrong_class=wrong,
         blanks=blank,
+        blanks_unseen=blank_unseen,
+        certified=certified,
+        core=core,
+        possible=possible,
+        sweeps=sweeps,
         probe=probe,
         predictions=predictions,
         settings={
@@ -159,6 +190,10 @@ def evaluate(
             "seed": seed,
             "threshold": threshold,
             "wrong_classes": wrong_classes,
+            "ranking_images": sweep_meter.seen,
+            "minimality_images": sweeps.minimality_images,
+            "blanks": len(blanks),
+            "unseen_blanks": len(unseen),
             "device": str(target.device),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
@@ -188,13 +223,21 @@ def _check(images: Tensor, labels: Tensor | None, batch_size: int) -> None:
 
 
 def _explain(
-    explainer: PathwayMethod, images: Tensor, batch_size: int, report: _Stages, stage: str
+    explainer: PathwayMethod,
+    images: Tensor,
+    batch_size: int,
+    report: _Stages,
+    stage: str,
+    sweep_meter: SweepMeter | None = None,
 ) -> Explanation:
     """Explanation of every input on the CPU, without the importance (it is D floats per input)."""
     parts = []
     report(stage, 0, len(images))
     for start in range(0, len(images), batch_size):
-        part = explainer(images[start : start + batch_size].to(explainer.target.device))
+        batch = images[start : start + batch_size].to(explainer.target.device)
+        part = explainer(batch)
+        if sweep_meter is not None:
+            sweep_meter.update(batch, part)
         parts.append(
             Explanation(
                 part.logits.detach().cpu(),
@@ -205,6 +248,15 @@ def _explain(
         )
         report(stage, min(start + batch_size, len(images)), len(images))
     return Explanation.cat(parts)
+
+
+def _rows(explained: Explanation, rows: slice) -> Explanation:
+    return Explanation(
+        explained.logits[rows],
+        explained.gated_logits[rows],
+        explained.importance[rows],
+        explained.pathway[rows],
+    )
 
 
 def _single_input(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -12,25 +12,38 @@ from torch import Tensor
 from pathways.class_pathways import ClassPathways
 from pathways.evaluation.leak import BlankHit, WrongClass
 from pathways.evaluation.probe import MaskProbe
-from pathways.evaluation.transfer import TransferPoint
+from pathways.evaluation.stability import Stability
+from pathways.evaluation.sweeps import Sweeps
+from pathways.evaluation.transfer import Scores, TransferPoint
 
 METRICS = (
     "target_accuracy",
     "agreement",
     "kept",
     "kept_std",
+    "kept_effective",
+    "dead_share",
     "kl",
     "mic",
     "mdc",
+    "cpr",
+    "cmd",
+    "necessity",
+    "random_necessity",
+    "minimality",
+    "agreement_other_ablation",
     "aciou",
     "aciou_corrected",
     "between_class_iou",
     "transfer_agreement",
     "transfer_kept",
+    "stability",
+    "core_agreement",
     "random_agreement",
     "wrong_class_flip",
     "wrong_class_probability",
     "blank_hit",
+    "blank_hit_unseen",
     "mask_swap_flip",
     "mask_probe_accuracy",
     "ms_per_explanation",
@@ -47,17 +60,30 @@ class Evaluation:
         agreement (float): share of inputs whose prediction stays. Higher is better.
         kept (float): mean share of neurons kept, and ``kept_std`` its standard deviation over
             inputs.
+        kept_effective (float): mean share of neurons kept and active on the input; ``dead_share``
+            of the kept ones are not. Lower is better.
         kl (float): KL of gated from clean outputs, nats. Lower is better.
         mic (float): share of inputs that become more confident. Higher is better.
         mdc (float): mean relative drop of confidence. Lower is better.
+        cpr (float): area under the curve of confidence kept over share of neurons kept by
+            importance. Higher is better; ``cmd``, its distance from 1, lower.
+        necessity (float): probability of the clean prediction without the pathway. Lower is better;
+            ``random_necessity`` is that without random neurons, as many at every site.
+        minimality (float): share of the pathway's sites whose removal leaves its prediction. Lower
+            is better.
+        agreement_other_ablation (float): agreement with another value for gated-off activations:
+            zero, or the mean where the target's own is zero. Higher is better.
         aciou (float): similarity within classes, ``aciou_corrected`` for chance. Higher is better.
         between_class_iou (float): similarity across classes. Lower is better.
         transfer_agreement (float): agreement of query inputs under class pathways of all support
             inputs, which keep ``transfer_kept`` of the neurons. Higher is better.
+        stability (float): share of the possible members of class pathways that are certain, mean
+            over classes; ``core_agreement`` is the transfer of those alone. Higher is better.
         random_agreement (float): agreement of random pathways of the same size; a reference.
         wrong_class_flip (float): inputs that take another class under its pathway, which they do
             with ``wrong_class_probability``. Lower is better.
-        blank_hit (float): blanks predicted as the class of the pathway; chance is 1 / K.
+        blank_hit (float): blanks predicted as the class of the pathway; chance is 1 / K. Lower is
+            better; ``blank_hit_unseen`` is that of content-free inputs of other kinds.
         mask_swap_flip (float): inputs that take the class of another input's pathway. Lower is
             better.
         mask_probe_accuracy (float): predicted class read off the mask by a linear classifier.
@@ -72,7 +98,10 @@ class Evaluation:
         class_pathways (ClassPathways): made from the support inputs.
         transfer (list of TransferPoint): the transfer curve; the last point has all support inputs.
         wrong_class (WrongClass): with the flips per pair of classes.
-        blanks (BlankHit): per class and blank.
+        blanks (BlankHit): per class and blank; ``blanks_unseen`` those of other kinds.
+        certified (Stability): certain and undecided members of the class pathways.
+        core (Scores): transfer of the certain members; ``possible`` with the undecided ones.
+        sweeps (Sweeps): ranking curve, sparsity, necessity, minimality, ablation values.
         probe (MaskProbe): with its chance level.
         predictions (Tensor[N]): predicted class of every input.
         settings (dict): sizes, seeds and machine facts of the measurement.
@@ -82,18 +111,29 @@ class Evaluation:
     agreement: float
     kept: float
     kept_std: float
+    kept_effective: float
+    dead_share: float
     kl: float
     mic: float
     mdc: float
+    cpr: float
+    cmd: float
+    necessity: float
+    random_necessity: float
+    minimality: float
+    agreement_other_ablation: float
     aciou: float
     aciou_corrected: float
     between_class_iou: float
     transfer_agreement: float
     transfer_kept: float
+    stability: float
+    core_agreement: float
     random_agreement: float
     wrong_class_flip: float
     wrong_class_probability: float
     blank_hit: float
+    blank_hit_unseen: float
     mask_swap_flip: float
     mask_probe_accuracy: float
     ms_per_explanation: float
@@ -109,6 +149,11 @@ class Evaluation:
     transfer: list[TransferPoint]
     wrong_class: WrongClass
     blanks: BlankHit
+    blanks_unseen: BlankHit
+    certified: Stability
+    core: Scores
+    possible: Scores
+    sweeps: Sweeps
     probe: MaskProbe
     predictions: Tensor
     settings: dict[str, Any]
@@ -138,11 +183,14 @@ class Evaluation:
                 "clean_probability": _plain(self.wrong_class.clean_probability),
                 "flip": _plain(self.wrong_class.matrix),
             },
-            "blanks": {
-                "hits": self.blanks.hits.tolist(),
-                "predictions": self.blanks.predictions.tolist(),
-                "chance": 1.0 / len(self.class_pathways.classes),
+            "blanks": _blanks(self.blanks),
+            "blanks_unseen": _blanks(self.blanks_unseen),
+            "stability": {
+                "confidence": self.certified.confidence,
+                "core": _plain(asdict(self.core)),
+                "possible": _plain(asdict(self.possible)),
             },
+            **_plain(self.sweeps.to_json()),
             "probe": _plain(vars(self.probe)),
         }
 
@@ -152,16 +200,29 @@ class Evaluation:
         images = torch.bincount(self.predictions, minlength=len(classes)).tolist()
         support = classes.counts.tolist()
         kept = classes.pathway.kept().tolist()
+        certain = self.certified.core.kept().tolist()
+        undecided = self.certified.undecided.kept().tolist()
         table = []
         for label in range(len(classes)):
             row: dict[str, Any] = {"class": label, "images": images[label]}
             row |= {name: _plain(float(v[label])) for name, v in self.per_class.items()}
             row["support"] = support[label]
             row["class_pathway_kept"] = kept[label] if support[label] else None
+            row["stability"] = _plain(float(self.certified.per_class[label]))
+            row["core_kept"] = certain[label] if support[label] else None
+            row["undecided"] = undecided[label] if support[label] else None
             # Column: inputs of other classes that this class's pathway captures.
             row["captures"] = _plain(float(self.wrong_class.matrix[:, label].nanmean()))
             table.append(row)
         return table
+
+
+def _blanks(blanks: BlankHit) -> dict[str, Any]:
+    return {
+        "hits": blanks.hits.tolist(),
+        "predictions": blanks.predictions.tolist(),
+        "chance": blanks.chance,
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -108,7 +108,8 @@ class SparsityMeter:
 
     def compute(self) -> Sparsity:
         """The means over all inputs so far."""
-        return Sparsity(*(self._sums / self._counts).tolist(), images=self._images)
+        kept, effective, dead, active, gini, entropy = (self._sums / self._counts).tolist()
+        return Sparsity(kept, effective, dead, active, gini, entropy, self._images)
 
 
 @torch.no_grad()

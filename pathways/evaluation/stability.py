@@ -88,26 +88,23 @@ def stability(class_pathways: ClassPathways, confidence: float = CONFIDENCE) -> 
         >>> found.stability
         0.5
     """
-    core, possible = [], []
+    members = class_pathways.members
+    masks = torch.zeros(2, *members.shape, dtype=torch.bool, device=members.device)
     for label in range(len(class_pathways)):
-        low, high = selection_intervals(class_pathways, label, confidence)
-        for bound, rows in ((low, core), (high, possible)):
+        for mask, bound in zip(
+            masks, selection_intervals(class_pathways, label, confidence), strict=True
+        ):
             # As ClassPathways: the limit of threshold 0 is the union, not every neuron.
-            rows.append((bound >= class_pathways.threshold) & (bound > 0))
-    shape = (0, class_pathways.sites.num_neurons)
-    where = (class_pathways.sites, class_pathways.fingerprint)
-    device = class_pathways.members.device
-    masks = [
-        torch.stack(rows) if rows else torch.zeros(shape, device=device)
-        for rows in (core, possible)
-    ]
-    core_pathway, possible_pathway = (Pathway.from_mask(mask, *where) for mask in masks)
-    per_class = core_pathway.sizes().double() / possible_pathway.sizes()
+            mask[label] = (bound >= class_pathways.threshold) & (bound > 0)
+    core, possible = (
+        Pathway.from_mask(mask, class_pathways.sites, class_pathways.fingerprint) for mask in masks
+    )
+    per_class = core.sizes().double() / possible.sizes()
     return Stability(
         stability=float(per_class.nanmean()),
         per_class=per_class,
-        core=core_pathway,
-        possible=possible_pathway,
+        core=core,
+        possible=possible,
         counts=class_pathways.counts,
         confidence=confidence,
     )

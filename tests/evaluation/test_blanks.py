@@ -104,5 +104,6 @@ def test_refusals():
         unseen_blanks(images[:0])
     with pytest.raises(ValueError, match="count must be at least 24, got 23"):
         unseen_blanks(images, count=23)
-    with pytest.raises(ValueError, match="at most 3 spatial dimensions"):
-        unseen_blanks(torch.zeros(1, 1, 2, 2, 2, 2))
+    for wrong in (torch.zeros(1, 1, 2, 2, 2, 2), torch.zeros(3), torch.zeros(2, 4).long()):
+        with pytest.raises(ValueError, match=r"must be floating \[N, C\] with at most 3 spatial"):
+            unseen_blanks(wrong)

@@ -1,5 +1,6 @@
 """evaluate: every key, the split into support and query, and what may not change the figures."""
 
+import copy
 import json
 import math
 import subprocess
@@ -11,15 +12,25 @@ import torch
 from torch import nn
 
 from pathways.baselines import RandomPathway
-from pathways.evaluation import METRICS, Evaluation, evaluate, milliseconds_per_image
+from pathways.evaluation import (
+    METRICS,
+    Evaluation,
+    evaluate,
+    milliseconds_per_image,
+    necessity,
+    ranking_curve,
+)
+from pathways.evaluation.runs import gated_logits, with_baseline
 from pathways.explainer import Explainer
 from pathways.generator import GenCNP
 from pathways.target import GatedTarget
 
 KEYS = (
-    "target_accuracy agreement kept kept_std kl mic mdc aciou aciou_corrected between_class_iou "
-    "transfer_agreement transfer_kept random_agreement wrong_class_flip wrong_class_probability "
-    "blank_hit mask_swap_flip mask_probe_accuracy ms_per_explanation ms_per_target_forward"
+    "target_accuracy agreement kept kept_std kept_effective dead_share kl mic mdc cpr cmd "
+    "necessity random_necessity minimality agreement_other_ablation aciou aciou_corrected "
+    "between_class_iou transfer_agreement transfer_kept stability core_agreement random_agreement "
+    "wrong_class_flip wrong_class_probability blank_hit blank_hit_unseen mask_swap_flip "
+    "mask_probe_accuracy ms_per_explanation ms_per_target_forward"
 )
 TIMES = {"ms_per_explanation", "ms_per_target_forward"}
 
@@ -56,9 +67,14 @@ def test_keys_and_ranges(convolution):
     assert list(metrics) == list(METRICS)
     assert set(metrics) == set(KEYS.split())
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
-    for name in set(metrics) - TIMES - {"kl", "aciou_corrected"}:
+    for name in set(metrics) - TIMES - {"kl", "aciou_corrected", "cpr", "cmd"}:
         assert 0 <= metrics[name] <= 1, name
     assert metrics["target_accuracy"] == pytest.approx(0.9)
+    assert metrics["cpr"] > 0
+    assert metrics["cmd"] >= abs(1 - metrics["cpr"]) - 1e-12
+    assert metrics["kept_effective"] == pytest.approx(
+        metrics["kept"] * (1 - metrics["dead_share"]), abs=0.02
+    )
     assert metrics["ms_per_explanation"] > 0
     assert metrics["ms_per_target_forward"] > 0
 
@@ -77,6 +93,17 @@ def test_details_are_strict_json(convolution):
     assert [row["site"] for row in details["kept_per_site"]] == ["1#0", "4#0"]
     assert len(details["class_overlap"]) == 5
     assert len(details["blanks"]["hits"][0]) == 3
+    assert len(details["blanks_unseen"]["hits"][0]) == 24
+    assert details["blanks"]["chance"] == details["blanks_unseen"]["chance"] == 1 / 5
+    assert details["ranking"]["images"] == details["sparsity"]["images"] == 60
+    assert details["ranking"]["agreement"][-1] == 1
+    assert details["settings"]["minimality_images"] == 60
+    assert len(details["minimality"]["per_site"]) == 2
+    assert list(details["ablation"]) == ["zero", "mean"]
+    assert details["ablation"]["zero"]["agreement"] == pytest.approx(result.agreement)
+    assert details["transfer"][-1]["instance"]["agreement"] is not None
+    assert details["stability"]["core"]["agreement"] == result.core_agreement
+    assert all(row["core_kept"] <= row["class_pathway_kept"] for row in details["classes"])
     assert set(details["macro"]) >= {"agreement", "kl", "mic", "mdc", "mdc_unnormalized", "kept"}
 
 
@@ -110,6 +137,18 @@ def test_leaking_explainer_end_to_end(leaking, images, labels, blanks):
         "blank_hit": 1,
         "mask_swap_flip": 1,
         "mask_probe_accuracy": 1,
+        # Without the pathway only the constants of the other classes are left.
+        "necessity": 1 / (1 + 3 * math.exp(5)),
+        # The only site cut off: class 0 wins the tie.
+        "minimality": 1 / 4,
+        # At their mean all constants are on.
+        "agreement_other_ablation": 1,
+        # Of four evidence neurons one is active.
+        "kept_effective": 2 / 8,
+        "dead_share": 3 / 5,
+        "stability": 1,
+        "core_agreement": 1,
+        "blank_hit_unseen": 1,
     }
     for name, value in expected.items():
         assert metrics[name] == pytest.approx(value), name
@@ -132,6 +171,15 @@ def test_doing_nothing_end_to_end(doing_nothing, images, labels, blanks):
         "wrong_class_flip": 0,
         "blank_hit": 1 / 4,
         "mask_swap_flip": 0,
+        "necessity": 1 / 4,
+        "random_necessity": 1 / 4,
+        "minimality": 1 / 4,
+        "agreement_other_ablation": 1,
+        "kept_effective": 5 / 8,
+        "dead_share": 3 / 8,
+        "stability": 1,
+        "core_agreement": 1,
+        "blank_hit_unseen": 1 / 4,
     }
     for name, value in expected.items():
         assert metrics[name] == pytest.approx(value, abs=1e-9), name
@@ -178,6 +226,78 @@ def test_separate_support(explaining, images, labels, with_labels):
     assert result.settings["separate_support"] is True
     assert torch.equal(torch.cat(recorder.explained[:2]), images)
     assert torch.equal(recorder.explained[2], support)
+
+
+@pytest.mark.parametrize("batch_size", [7, 64])
+def test_figures_of_many_runs_are_bounded(convolution, batch_size):
+    explainer, images = convolution
+    options = {"batch_size": batch_size, "shots": (1,)}
+    part = evaluate(explainer, images, None, ranking_images=10, **options)
+    assert part.settings["ranking_images"] == part.settings["minimality_images"] == 10
+    e = explainer(images[:10])
+    curve = ranking_curve(explainer.target, images[:10], e.logits, e.importance)
+    assert part.cpr == pytest.approx(curve.cpr)
+    assert part.sweeps.ranking.agreement == pytest.approx(curve.agreement)
+    left = necessity(explainer.target, images[:10], e.logits, e.pathway)
+    assert part.necessity == pytest.approx(left.probability, abs=1e-6)
+    whole = evaluate(explainer, images, None, ranking_images=None, **options)
+    assert whole.settings["ranking_images"] == 60
+    assert whole.agreement == part.agreement
+    nothing = evaluate(explainer, images, None, ranking_images=0, **options)
+    assert math.isnan(nothing.cpr)
+    assert math.isnan(nothing.agreement_other_ablation)
+    assert nothing.agreement == part.agreement
+
+
+def test_the_other_ablation_of_a_target_with_a_baseline_is_zero(convolution):
+    explainer, images = convolution
+    target = with_baseline(explainer.target, explainer.target.mean_baseline([images]))
+    method = Explainer(target, explainer.generator)
+    result = evaluate(method, images, None, shots=(1,))
+    assert list(result.sweeps.ablation) == ["own", "zero"]
+    assert result.sweeps.ablation["own"].agreement == pytest.approx(result.agreement)
+    e = method(images)
+    gated = gated_logits(explainer.target, images, e.pathway)
+    agreement = (gated.argmax(1) == e.predictions).double().mean()
+    assert result.agreement_other_ablation == pytest.approx(float(agreement))
+
+
+def test_content_free_inputs_of_ones_own(leaking, images):
+    result = evaluate(leaking, images, None, unseen=torch.zeros(5, 4))
+    assert result.settings["unseen_blanks"] == 5
+    assert result.blanks_unseen.hits.shape == (4, 5)
+
+
+class Counting:
+    """A method that counts the inputs its target runs."""
+
+    def __init__(self, explainer):
+        self.explainer = explainer
+        self.sites = explainer.sites
+        self.target = copy.copy(explainer.target)
+        self.inputs = 0
+        run = self.target._run
+
+        def counted(images, **options):
+            self.inputs += len(images)
+            return run(images, **options)
+
+        self.target._run = counted
+
+    def __call__(self, images):
+        return self.explainer(images)
+
+
+def test_cost_of_the_figures_of_many_runs(convolution):
+    explainer, images = convolution
+    runs = {}
+    for limit in (0, 60):
+        method = Counting(explainer)
+        evaluate(method, images, None, ranking_images=limit)
+        runs[limit] = method.inputs
+    # Seven different sizes of 14 neurons, a clean run, necessity and its control, two ablation
+    # values, three for minimality; the mean of 30 support inputs, of which one is always taken.
+    assert runs[60] - runs[0] == 60 * (7 + 1 + 2 + 2 + 3) + 30 - 1
 
 
 def test_progress_is_reported(explaining, images, labels):
@@ -255,6 +375,8 @@ def test_refusals(explaining, images, labels):
         evaluate(explaining, images[:1], labels[:1])
     with pytest.raises(ValueError, match=r"labels must be \[80\], got \(79,\)"):
         evaluate(explaining, images, labels[1:])
+    with pytest.raises(ValueError, match="ranking_images must not be negative, got -1"):
+        evaluate(explaining, images, labels, ranking_images=-1)
     with pytest.raises(ValueError, match="support must hold at least one input"):
         evaluate(explaining, images, labels, support=images[:0])
 
