@@ -48,7 +48,7 @@ def evaluate(
     are query; without, the first half of ``images`` is support and the rest query, so shuffle
     sorted data first. Everything is by the target's predicted class; labels serve accuracy alone.
     Figures that take many runs per input (ranking curve, necessity, minimality, another ablation
-    value, dead members) use the first ``ranking_images`` of ``images``; ``settings`` of the result
+    value) use the first ``ranking_images`` of ``images``; ``settings`` of the result
     says how many each.
 
     Times are medians over batches of ``batch_size`` divided by the inputs in the batch, see

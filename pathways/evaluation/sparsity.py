@@ -77,28 +77,33 @@ class SparsityMeter:
         self._images = 0
 
     @torch.no_grad()
-    def update(self, images: Tensor, pathway: Pathway, importance: Tensor) -> None:
-        """Add a batch: images ``[N, ...]``, N pathways, importance ``[N, D]``.
+    def update(self, images: Tensor, pathway: Pathway, importance: Tensor | None = None) -> None:
+        """Add a batch: images ``[N, ...]``, N pathways, importance ``[N, D]``; without importance
+        the inputs count for sizes alone.
 
         Raises:
             ValueError: another number of pathways or shape of importance.
         """
         wanted = (len(images), self.target.sites.num_neurons)
-        if len(pathway) != len(images) or tuple(importance.shape) != wanted:
+        shape = wanted if importance is None else tuple(importance.shape)
+        if len(pathway) != len(images) or shape != wanted:
             raise ValueError(
                 f"SparsityMeter: pathway must have {len(images)} rows and importance be "
-                f"{list(wanted)}, got {len(pathway)} and {tuple(importance.shape)}"
+                f"{list(wanted)}, got {len(pathway)} and {shape}"
             )
+        if len(images) == 0:  # some models refuse an empty batch
+            return
         active = active_neurons(self.target, images.to(self.target.device)).to(pathway.device)
         neurons = pathway.sites.num_neurons
         sizes, effective = pathway.sizes().double(), (pathway & active).sizes().double()
+        unknown = torch.full_like(sizes, float("nan"))
         values = [
             sizes / neurons,
             effective / neurons,
             1.0 - effective / sizes,
             active.sizes().double() / neurons,
-            sparseness(importance),
-            complexity(importance),
+            unknown if importance is None else sparseness(importance),
+            unknown if importance is None else complexity(importance),
         ]
         # A figure that an input does not have, as the dead share of nothing, is left out.
         table = torch.stack([value.cpu() for value in values])

@@ -1,4 +1,4 @@
-"""Figures of single pathways that take many runs each, on a bounded number of inputs."""
+"""Figures of single pathways beyond one gated run, those of many runs on a few inputs only."""
 
 from __future__ import annotations
 
@@ -71,15 +71,16 @@ class Sweeps:
 
 
 class SweepMeter:
-    """Measures the first inputs of an evaluation while they are explained.
+    """Measures the inputs of an evaluation while they are explained.
 
     What needs the importance is measured batch by batch, since importance is D floats per input and
-    not kept; the rest follows in :meth:`finish`. About ``len(SIZES) + 5`` target runs per measured
-    input, and for minimality at most four per input of the evaluation.
+    not kept; the rest follows in :meth:`finish`. One target run per input for its effective size;
+    for each of the first ``limit`` inputs about ``len(SIZES) + 5`` more, and for minimality at most
+    four per input of the evaluation.
 
     Args:
         target (GatedTarget): the target.
-        limit (int or None): inputs to measure; None is all.
+        limit (int or None): inputs of the figures that take many runs; None is all.
 
     Raises:
         ValueError: a negative limit.
@@ -95,19 +96,20 @@ class SweepMeter:
         self._sparsity = SparsityMeter(target)
 
     def update(self, images: Tensor, explanation: Explanation) -> None:
-        """Measure a batch, or what of it is within the limit."""
+        """Measure a batch; what takes many runs, only as far as the limit goes."""
         count = len(images) if self.limit is None else min(len(images), self.limit - self.seen)
-        if count == 0:
-            return
-        images, importance = images[:count], explanation.importance[:count]
-        self._ranking.update(images, explanation.logits[:count], importance)
-        self._sparsity.update(images, explanation.pathway[:count], importance)
+        rows, others = slice(0, count), slice(count, None)
+        logits, importance = explanation.logits, explanation.importance
+        self._ranking.update(images[rows], logits[rows], importance[rows])
+        self._sparsity.update(images[rows], explanation.pathway[rows], importance[rows])
+        # Sizes take one run, and are read beside those of all inputs.
+        self._sparsity.update(images[others], explanation.pathway[others])
         self.seen += count
 
     def finish(
         self, images: Tensor, explained: Explanation, others: Tensor, batch_size: int, seed: int
     ) -> Sweeps:
-        """The remaining figures of the inputs seen.
+        """The remaining figures of the first inputs.
 
         Args:
             images (Tensor[N, ...]): all inputs of the evaluation, in the order of the updates.

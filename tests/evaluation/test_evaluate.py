@@ -19,6 +19,7 @@ from pathways.evaluation import (
     milliseconds_per_image,
     necessity,
     ranking_curve,
+    sparseness,
 )
 from pathways.evaluation.runs import gated_logits, with_baseline
 from pathways.explainer import Explainer
@@ -246,6 +247,13 @@ def test_figures_of_many_runs_are_bounded(convolution, batch_size):
     nothing = evaluate(explainer, images, None, ranking_images=0, **options)
     assert math.isnan(nothing.cpr)
     assert math.isnan(nothing.agreement_other_ablation)
+    assert math.isnan(nothing.sweeps.sparsity.sparseness)
+    for result in (part, whole, nothing):
+        assert result.sweeps.sparsity.images == 60
+        assert result.sweeps.sparsity.kept == pytest.approx(result.kept)
+        assert result.kept_effective == pytest.approx(whole.kept_effective)
+    expected = sparseness(e.importance).mean()
+    assert part.sweeps.sparsity.sparseness == pytest.approx(float(expected))
     assert nothing.agreement == part.agreement
 
 
@@ -295,9 +303,9 @@ def test_cost_of_the_figures_of_many_runs(convolution):
         method = Counting(explainer)
         evaluate(method, images, None, ranking_images=limit)
         runs[limit] = method.inputs
-    # Seven different sizes of 14 neurons, a clean run, necessity and its control, two ablation
-    # values, three for minimality; the mean of 30 support inputs, of which one is always taken.
-    assert runs[60] - runs[0] == 60 * (7 + 1 + 2 + 2 + 3) + 30 - 1
+    # Seven different sizes of 14 neurons, necessity and its control, two ablation values, three for
+    # minimality; the mean of 30 support inputs, of which one is always taken.
+    assert runs[60] - runs[0] == 60 * (7 + 2 + 2 + 3) + 30 - 1
 
 
 def test_progress_is_reported(explaining, images, labels):

@@ -116,6 +116,27 @@ def test_laws_of_gini_and_entropy():
     assert sparseness(torch.tensor([[float("nan"), 1.0]])).isnan().all()
 
 
+class RefusesNothing(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.relu().view(len(x), -1)  # -1 is ambiguous for an empty batch
+
+
+def test_no_inputs_are_not_run():
+    target = GatedTarget(RefusesNothing(), torch.ones(1, 2))
+    assert math.isnan(measured(target, torch.zeros(0, 2), torch.zeros(0, 2)).kept)
+
+
+def test_importance_may_be_missing(explaining, images):
+    e = explaining(images)
+    meter = SparsityMeter(explaining.target)
+    meter.update(images[:30], e.pathway[:30], e.importance[:30])
+    meter.update(images[30:], e.pathway[30:])
+    found = meter.compute()
+    assert found.images == 80
+    assert found.kept == 5 / 8
+    assert found.sparseness == pytest.approx(float(sparseness(e.importance[:30]).mean()))
+
+
 def test_no_inputs_give_nan(explaining):
     found = measured(explaining.target, torch.zeros(0, 4), torch.zeros(0, 8))
     assert found.images == 0
