@@ -30,10 +30,11 @@ from pathways.evaluation.metrics import (
 )
 from pathways.evaluation.necessity import Minimality, Necessity, minimality, necessity
 from pathways.evaluation.probe import MaskProbe, mask_probe
-from pathways.evaluation.ranking import RankingCurve, ranking_curve
+from pathways.evaluation.ranking import Ranking, RankingCurve, ranking_curve
 from pathways.evaluation.result import METRICS, Evaluation
 from pathways.evaluation.sparsity import Sparsity, SparsityMeter, complexity, sparseness
 from pathways.evaluation.stability import Stability, core_transfer, stability
+from pathways.evaluation.sweeps import Sweeps
 from pathways.evaluation.timing import milliseconds_per_image
 from pathways.evaluation.transfer import SHOTS, Scores, TransferPoint, transfer
 
@@ -53,11 +54,13 @@ __all__ = [
     "Minimality",
     "Necessity",
     "PathwayKL",
+    "Ranking",
     "RankingCurve",
     "Scores",
     "Sparsity",
     "SparsityMeter",
     "Stability",
+    "Sweeps",
     "TransferPoint",
     "WrongClass",
     "ablation_agreement",

@@ -99,8 +99,10 @@ class Ranking:
         images, logits = images.to(device), logits.to(device)
         # Sorted once for all sizes; ties go to the lower index, as everywhere.
         order = importance.to(device).argsort(dim=1, descending=True, stable=True)
-        rank = torch.empty_like(order)
-        rank.scatter_(1, order, torch.arange(order.shape[1], device=device).expand_as(order))
+        places = torch.arange(order.shape[1], dtype=torch.int32, device=device)
+        rank = torch.empty(order.shape, dtype=torch.int32, device=device)
+        rank.scatter_(1, order, places.expand_as(order))
+        del order
         found: dict[int, Tensor] = {}
         for position, count in enumerate(self.counts):
             if count not in found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -13,6 +14,8 @@ from pathways.target import GatedTarget
 
 # Added to every |importance|, as Quantus does: all zeros are then spread evenly.
 _EPSILON = 1e-7
+# Values of importance that are worked on at a time, 8 bytes each in a few copies.
+_VALUES = 2**23
 
 
 @dataclass(frozen=True)
@@ -157,10 +160,7 @@ def sparseness(importance: Tensor) -> Tensor:
         >>> sparseness(torch.tensor([[0.0, 0.0, 0.0, 1.0], [2.0, 2.0, 2.0, 2.0]])).round(decimals=4)
         tensor([0.7500, 0.0000], dtype=torch.float64)
     """
-    values = (importance.double().abs() + _EPSILON).sort(dim=1).values
-    count = values.shape[1]
-    ranks = torch.arange(1, count + 1, dtype=torch.float64, device=values.device)
-    return (values * (2 * ranks - count - 1)).sum(1) / (count * values.sum(1))
+    return _by_rows(importance, _gini)
 
 
 def complexity(importance: Tensor) -> Tensor:
@@ -181,6 +181,22 @@ def complexity(importance: Tensor) -> Tensor:
         >>> complexity(torch.tensor([[0.0, 0.0, 1.0], [2.0, 2.0, 0.0]])).round(decimals=4)
         tensor([0.0000, 0.6931], dtype=torch.float64)
     """
-    values = importance.double().abs()
+    return _by_rows(importance, _entropy)
+
+
+def _by_rows(importance: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """A function of each row, a bounded number of values at a time: they are copied as float64."""
+    rows = max(1, _VALUES // max(importance.shape[1], 1))
+    return torch.cat([function(part.double().abs()) for part in importance.split(rows)])
+
+
+def _gini(values: Tensor) -> Tensor:
+    values = (values + _EPSILON).sort(dim=1).values
+    count = values.shape[1]
+    ranks = torch.arange(1, count + 1, dtype=torch.float64, device=values.device)
+    return (values * (2 * ranks - count - 1)).sum(1) / (count * values.sum(1))
+
+
+def _entropy(values: Tensor) -> Tensor:
     share = values / values.sum(1, keepdim=True)
     return torch.special.entr(share).sum(1)

@@ -116,6 +116,16 @@ def test_laws_of_gini_and_entropy():
     assert sparseness(torch.tensor([[float("nan"), 1.0]])).isnan().all()
 
 
+def test_rows_are_worked_on_in_parts(monkeypatch):
+    values = torch.rand(7, 33, generator=torch.Generator().manual_seed(0))
+    whole = sparseness(values), complexity(values)
+    for few in (1, 70):
+        monkeypatch.setattr("pathways.evaluation.sparsity._VALUES", few)
+        assert torch.equal(sparseness(values), whole[0])
+        assert torch.equal(complexity(values), whole[1])
+    assert sparseness(values[:0]).shape == complexity(values[:0]).shape == (0,)
+
+
 class RefusesNothing(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.relu().view(len(x), -1)  # -1 is ambiguous for an empty batch
