@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from pathways.baselines import RandomPathway
+from pathways.baselines import NeuronMCT, RandomPathway
 from pathways.evaluation import (
     METRICS,
     Evaluation,
@@ -268,6 +268,22 @@ def test_the_other_ablation_of_a_target_with_a_baseline_is_zero(convolution):
     gated = gated_logits(explainer.target, images, e.pathway)
     agreement = (gated.argmax(1) == e.predictions).double().mean()
     assert result.agreement_other_ablation == pytest.approx(float(agreement))
+
+
+def test_units(convolution):
+    explainer, images = convolution
+    target = GatedTarget(explainer.target.model, images[:1], granularity="unit")
+    method = NeuronMCT(target, kept=0.1)
+    result = evaluate(method, images, None, shots=(1,), ranking_images=20)
+    metrics = result.metrics()
+    assert all(math.isfinite(v) for name, v in metrics.items() if name != "target_accuracy")
+    # Contributions of inactive units are 0: the tenth that is kept has none of them, a random one
+    # about half.
+    other = evaluate(RandomPathway(target, kept=0.1), images, None, shots=(1,), ranking_images=20)
+    assert metrics["dead_share"] == 0
+    assert 0.2 < other.dead_share < 0.8
+    assert metrics["cpr"] > other.cpr
+    assert metrics["necessity"] < metrics["random_necessity"]
 
 
 def test_content_free_inputs_of_ones_own(leaking, images):
