@@ -8,27 +8,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from pathways import maps
 from pathways.class_pathways import ClassPathways
 from pathways.generator.gen_cnp import GenCNP
 from pathways.pathway import Pathway
 from pathways.sites import Sites
 from pathways.target import GatedTarget
-
-
-def picked_logits(logits: Tensor, classes: Tensor) -> Tensor:
-    """Sum of the logits of ``classes`` (int64 ``[N]``), to take gradients of. Scriptable.
-
-    Raises:
-        ValueError: no gradient can be taken.
-    """
-    picked = logits.gather(1, classes.unsqueeze(1)).sum()
-    if not picked.requires_grad:
-        raise ValueError(
-            "no gradient of the logits reaches the images: the model detaches what it computes"
-        )
-    return picked
 
 
 @dataclass
@@ -210,14 +196,8 @@ class Explainer:
 
         Source: Khakzar et al., CVPR 2021 (arXiv:2103.16886).
         """
-        # Tensors of inference mode take no part in a gradient.
-        with torch.inference_mode(False), torch.enable_grad():
-            pathway, classes = self._defaults(images, pathway, classes)
-            images = images.detach().clone().requires_grad_(True)
-            logits = self.target.gated(images, pathway.gates())
-            picked = picked_logits(logits, classes)
-            (gradient,) = torch.autograd.grad(picked, images)
-        return gradient
+        pathway, classes = self._defaults(images, pathway, classes)
+        return maps.pathway_gradient(self.target, images, pathway, classes)
 
     def grad_cam(
         self,
@@ -244,73 +224,22 @@ class Explainer:
 
         Source: Selvaraju et al., ICCV 2017 (arXiv:1610.02391), on the gated target.
         """
-        position = self._map_site(site)
-        kept: list[Tensor] = []
-
-        def observe(index: int, output: Tensor) -> None:
-            if index == position:
-                kept.append(output)
-
-        with torch.inference_mode(False), torch.enable_grad():
-            pathway, classes = self._defaults(images, pathway, classes)
-            # A gradient path must exist although every parameter is frozen.
-            inputs = images.detach().clone().requires_grad_(True)
-            logits = self.target.gated(inputs, pathway.gates(), observe=observe)
-            picked = picked_logits(logits, classes)
-            (gradient,) = torch.autograd.grad(picked, kept[0], materialize_grads=True)
-        dim = self.sites[position].channel_dim
-        activation = kept[0].detach().movedim(dim, 1)
-        gradient = gradient.movedim(dim, 1)
-        weights = gradient.mean(dim=(2, 3), keepdim=True)
-        cam = (weights * activation).sum(1, keepdim=True).relu()
-        cam = F.interpolate(cam, size=images.shape[-2:], mode="bilinear", align_corners=False)
-        peak = cam.amax(dim=(2, 3), keepdim=True)
-        return (cam / peak.clamp_min(torch.finfo(cam.dtype).tiny)).squeeze(1)
-
-    def _map_site(self, site: int | str | None) -> int:
-        maps = [i for i, s in enumerate(self.sites) if len(s.space) == 2]
-        if site is None:
-            large = [i for i in maps if max(self.sites[i].space) > 1]
-            if not large:
-                raise ValueError("grad_cam: the target must have a site with a 2-D map, got none")
-            return large[-1]
-        position = self.sites.index(site) if isinstance(site, str) else site
-        if position not in maps:
-            known = ", ".join(self.sites[i].key for i in maps)
-            raise ValueError(f"grad_cam: site must be one with a 2-D map ({known}), got {site!r}")
-        return position
+        position = maps.map_site(self.sites, site)  # before anything is run
+        pathway, classes = self._defaults(images, pathway, classes)
+        return maps.grad_cam(self.target, images, pathway, classes, position)
 
     def _defaults(
         self, images: Tensor, pathway: Pathway | None, classes: Tensor | None
-    ) -> tuple[Pathway, Tensor]:
-        if pathway is None:
-            explanation = self(images)
-            pathway = explanation.pathway
-            classes = explanation.predictions if classes is None else classes
-        else:
+    ) -> tuple[Pathway, Tensor | None]:
+        if pathway is not None:
             self._check_pathway(pathway)
-            pathway = pathway.to(images.device)
-            classes = self.target(images).argmax(1) if classes is None else classes
-        if not isinstance(classes, Tensor) or classes.dtype != torch.int64:
-            got = classes.dtype if isinstance(classes, Tensor) else type(classes).__name__
-            raise TypeError(f"classes must be int64 of shape ({images.shape[0]},), got {got}")
-        if classes.shape != (images.shape[0],):
-            raise ValueError(
-                f"classes must be int64 of shape ({images.shape[0]},), got {tuple(classes.shape)}"
-            )
-        low, high = (int(classes.min()), int(classes.max())) if len(classes) else (0, 0)
-        if low < 0 or high >= self.target.num_classes:
-            raise ValueError(
-                f"classes must be in [0, {self.target.num_classes}), got {low if low < 0 else high}"
-            )
-        return pathway, classes.to(images.device, copy=True)
+            return pathway, classes
+        explanation = self(images)
+        return explanation.pathway, explanation.predictions if classes is None else classes
 
     def _check_pathway(self, pathway: Pathway | ClassPathways) -> None:
         """Refuse neurons of another target: they would be taken for those of the same position."""
-        if pathway.sites != self.sites:
-            raise ValueError(
-                f"the pathway must have the target's sites {self.sites!r}, got {pathway.sites!r}"
-            )
+        maps.check_sites(pathway.sites, self.target)
         if pathway.fingerprint and pathway.fingerprint != self.fingerprint:
             raise ValueError(
                 f"the pathway must belong to this target {self.fingerprint}, "

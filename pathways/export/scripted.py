@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pathways.class_pathways import ClassPathways
-from pathways.explainer import Explainer, picked_logits
+from pathways.explainer import Explainer
 from pathways.export.arguments import check_inputs, check_known, check_words, checked_classes
 from pathways.export.graph import GatedGraph
 from pathways.export.rewrite import gated_graph
 from pathways.generator import GenCNP
+from pathways.maps import picked_logits
 
 FORMAT_VERSION = 1
 

@@ -1,8 +1,8 @@
 """Reports: descriptions of explanations, tables and figures. Figures are returned, never shown."""
 
+from pathways.maps import collapse_gradient
 from pathways.report.describe import describe
 from pathways.report.figures import (
-    collapse_gradient,
     explanation_figure,
     heatmap_figure,
     overlap_figure,

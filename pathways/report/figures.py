@@ -70,34 +70,6 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 130) ->
         figure.savefig(temporary, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.12)
 
 
-def collapse_gradient(gradient: Tensor) -> Tensor:
-    """One signed map per input from an input gradient: the channel entry of largest magnitude.
-
-    Args:
-        gradient (Tensor[N, C, H, W]): floating point.
-
-    Returns:
-        Tensor[N, H, W]: divided by its largest magnitude, in [-1, 1]; zero where all is zero.
-
-    Raises:
-        ValueError: another number of dimensions.
-
-    Source: display convention of Khakzar et al. (arXiv:2103.16886).
-
-    Example:
-        >>> collapse_gradient(torch.tensor([1.0, -4.0, 2.0]).view(1, 3, 1, 1)).item()
-        -1.0
-    """
-    if gradient.dim() != 4:
-        raise ValueError(
-            f"collapse_gradient: gradient must be [N, C, H, W], got {tuple(gradient.shape)}"
-        )
-    largest = gradient.abs().argmax(1, keepdim=True)
-    signed = gradient.gather(1, largest).squeeze(1)
-    peak = signed.abs().amax((1, 2), keepdim=True)
-    return signed / peak.clamp_min(torch.finfo(signed.dtype).tiny)
-
-
 def explanation_figure(
     image: Tensor,
     described: Mapping[str, Any],
@@ -116,7 +88,7 @@ def explanation_figure(
         image (Tensor[C, H, W]): the input as it looks, uint8 or float in [0, 1], 1 or 3 channels.
         described (mapping): the input's entry of :func:`pathways.report.describe`.
         heat (Tensor[h, w] or None): ``explainer.grad_cam``, in [0, 1].
-        gradient (Tensor[h, w] or None): :func:`collapse_gradient`, in [-1, 1].
+        gradient (Tensor[h, w] or None): :func:`pathways.maps.collapse_gradient`, in [-1, 1].
         heat_class (str or None): class the maps are for, when it is not the predicted one.
         title (str): shown above, for example the file's name.
 

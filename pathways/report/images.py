@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pathways.explainer import Explainer
+from pathways.maps import collapse_gradient
 from pathways.pathway import Pathway
 from pathways.preprocessing import Preprocessing
 from pathways.report.describe import describe
-from pathways.report.figures import collapse_gradient, explanation_figure, save_figure
+from pathways.report.figures import explanation_figure, save_figure
 from pathways.runs import write_json
 from pathways.training.data import as_float, fit_square
 
