@@ -12,6 +12,7 @@ from pathways.evaluation.ablation import Ablation, ablation_agreement
 from pathways.evaluation.blanks import default_blanks, unseen_blanks
 from pathways.evaluation.class_iou import ClassIoU
 from pathways.evaluation.evaluate import evaluate
+from pathways.evaluation.insertion_deletion import PixelCurve, deletion, insertion
 from pathways.evaluation.leak import (
     BlankHit,
     WrongClass,
@@ -20,6 +21,7 @@ from pathways.evaluation.leak import (
     random_agreement,
     wrong_class,
 )
+from pathways.evaluation.map_faithfulness import MapFaithfulness, map_faithfulness
 from pathways.evaluation.metrics import (
     AccuracyKept,
     Agreement,
@@ -30,8 +32,10 @@ from pathways.evaluation.metrics import (
 )
 from pathways.evaluation.necessity import Minimality, Necessity, minimality, necessity
 from pathways.evaluation.probe import MaskProbe, mask_probe
+from pathways.evaluation.randomization import Randomization, randomization
 from pathways.evaluation.ranking import Ranking, RankingCurve, ranking_curve
 from pathways.evaluation.result import METRICS, Evaluation
+from pathways.evaluation.road import Road, impute, road
 from pathways.evaluation.sparsity import Sparsity, SparsityMeter, complexity, sparseness
 from pathways.evaluation.stability import Stability, core_transfer, stability
 from pathways.evaluation.sweeps import Sweeps
@@ -50,12 +54,16 @@ __all__ = [
     "Evaluation",
     "IncreaseInConfidence",
     "Kept",
+    "MapFaithfulness",
     "MaskProbe",
     "Minimality",
     "Necessity",
     "PathwayKL",
+    "PixelCurve",
+    "Randomization",
     "Ranking",
     "RankingCurve",
+    "Road",
     "Scores",
     "Sparsity",
     "SparsityMeter",
@@ -68,14 +76,20 @@ __all__ = [
     "complexity",
     "core_transfer",
     "default_blanks",
+    "deletion",
     "evaluate",
+    "impute",
+    "insertion",
+    "map_faithfulness",
     "mask_probe",
     "mask_swap_flip",
     "milliseconds_per_image",
     "minimality",
     "necessity",
     "random_agreement",
+    "randomization",
     "ranking_curve",
+    "road",
     "sparseness",
     "stability",
     "transfer",

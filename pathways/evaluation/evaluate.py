@@ -11,6 +11,7 @@ from torch import Tensor
 from pathways.class_pathways import ClassPathways
 from pathways.evaluation import leak, metrics
 from pathways.evaluation.blanks import default_blanks, unseen_blanks
+from pathways.evaluation.map_faithfulness import MAP_IMAGES, map_faithfulness
 from pathways.evaluation.probe import mask_probe
 from pathways.evaluation.result import Evaluation
 from pathways.evaluation.runs import Progress
@@ -38,6 +39,7 @@ def evaluate(
     threshold: float = 0.5,
     wrong_classes: int | None = WRONG_CLASSES,
     ranking_images: int | None = RANKING_IMAGES,
+    map_images: int = MAP_IMAGES,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure a pathway method on a data set.
@@ -48,8 +50,9 @@ def evaluate(
     are query; without, the first half of ``images`` is support and the rest query, so shuffle
     sorted data first. Everything is by the target's predicted class; labels serve accuracy alone.
     Figures that take many runs per input (ranking curve, necessity, minimality, another ablation
-    value) use the first ``ranking_images`` of ``images``; ``settings`` of the result
-    says how many each.
+    value) use the first ``ranking_images`` of ``images``; ``settings`` of the result says how many
+    each. Insertion, deletion and ROAD of the pathway gradient use the first ``map_images``, with 60
+    runs per input, half of them for the control, a random map.
 
     Times are medians over batches of ``batch_size`` divided by the inputs in the batch, see
     :func:`pathways.evaluation.timing.milliseconds_per_image`: the target forward is
@@ -74,6 +77,9 @@ def evaluate(
         wrong_classes (int or None): other classes tried per input; None is all.
         ranking_images (int or None): inputs of the figures that take many runs; None is all, 0
             leaves them NaN.
+        map_images (int): inputs whose maps are measured; 0 leaves the figures NaN. They are NaN
+            also for inputs that are not images ``[N, C, H, W]`` and for targets through which no
+            gradient passes.
         progress (callable or None): called with (stage, inputs done, inputs in all).
 
     Returns:
@@ -82,7 +88,7 @@ def evaluate(
     Raises:
         ValueError: too few inputs, sizes that do not fit, or a bad batch size.
     """
-    _check(images, labels, batch_size)
+    _check(images, labels, batch_size, map_images)
     target = explainer.target
     if support is None:
         half = len(images) // 2
@@ -150,6 +156,17 @@ def evaluate(
     probe = mask_probe(explained.pathway, predictions, seed=seed)
     report("sweeps", 0, sweep_meter.seen)
     sweeps = sweep_meter.finish(images, explained, support_images, batch_size, seed)
+    report("maps", 0, min(map_images, len(images)))
+    maps = map_faithfulness(
+        explainer,
+        images,
+        explained,
+        kinds=("gradient", "random"),
+        max_images=map_images,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    gradient = maps["gradient"]
     report("timing", 0, len(images))
     forward_ms, explanation_ms = milliseconds_per_image(explainer, images, batch_size)
     report("done", len(images), len(images))
@@ -168,6 +185,11 @@ def evaluate(
         blank_hit_unseen=blank_unseen.rate,
         mask_swap_flip=swap,
         mask_probe_accuracy=probe.accuracy,
+        insertion=gradient.insertion,
+        deletion=gradient.deletion,
+        insertion_minus_deletion=gradient.insertion_minus_deletion,
+        random_insertion_minus_deletion=maps["random"].insertion_minus_deletion,
+        road=gradient.road,
         ms_per_explanation=explanation_ms,
         ms_per_target_forward=forward_ms,
         class_pathways=class_pathways,
@@ -179,6 +201,7 @@ def evaluate(
         core=core,
         possible=possible,
         sweeps=sweeps,
+        maps=maps,
         probe=probe,
         predictions=predictions,
         settings={
@@ -192,6 +215,7 @@ def evaluate(
             "wrong_classes": wrong_classes,
             "ranking_images": sweep_meter.seen,
             "minimality_images": sweeps.minimality_images,
+            "map_images": maps["random"].images,
             "blanks": len(blanks),
             "unseen_blanks": len(unseen),
             "device": str(target.device),
@@ -213,9 +237,11 @@ class _Stages:
             self.progress(stage, done, total)
 
 
-def _check(images: Tensor, labels: Tensor | None, batch_size: int) -> None:
+def _check(images: Tensor, labels: Tensor | None, batch_size: int, map_images: int) -> None:
     if batch_size < 1:
         raise ValueError(f"evaluate: batch_size must be at least 1, got {batch_size}")
+    if map_images < 0:
+        raise ValueError(f"evaluate: map_images must not be negative, got {map_images}")
     if len(images) < 2:
         raise ValueError(f"evaluate: images must hold at least two inputs, got {len(images)}")
     if labels is not None and labels.shape != (len(images),):
@@ -307,7 +333,7 @@ def _single_input(
         "macro": {name: float(values.nanmean()) for name, values in per_class.items()},
         "per_class": per_class,
         "class_overlap": iou["matrix"],
-        "kept_per_site": share["per_site"],
+        "kept_per_site": share["per_site"].reshape(-1),  # a metric makes a number of one site
     }
 
 

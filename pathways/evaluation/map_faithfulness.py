@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +14,13 @@ from pathways.evaluation.insertion_deletion import PixelCurve, deletion, inserti
 from pathways.evaluation.road import Road, road
 from pathways.explainer import Explanation, PathwayMethod
 from pathways.maps import collapse_gradient, grad_cam, pathway_gradient
+from pathways.pathway import Pathway
+from pathways.target import GatedTarget
 
-NAN = float("nan")
+MAP_IMAGES = 64
+"""Inputs that :func:`map_faithfulness` measures unless it is told how many."""
+
+_NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -43,18 +49,40 @@ class MapFaithfulness:
         equally bad inputs."""
         return self.insertion - self.deletion
 
+    def to_json(self) -> dict[str, Any]:
+        """Figures and mean curves, as JSON-able values but for NaN; without curves where nothing
+        was measured."""
+        values: dict[str, Any] = {
+            "insertion": self.insertion,
+            "deletion": self.deletion,
+            "insertion_minus_deletion": self.insertion_minus_deletion,
+            "road": self.road,
+            "road_accuracy": self.road_accuracy,
+            "images": self.images,
+        }
+        if self.curves is not None:
+            rising, falling, removed = self.curves
+            values["curves"] = {
+                "shares": rising.shares.tolist(),
+                "insertion": rising.mean.tolist(),
+                "deletion": falling.mean.tolist(),
+                "percentiles": list(removed.percentiles),
+                "morf_confidence": removed.morf_confidence.mean(0).tolist(),
+                "lerf_confidence": removed.lerf_confidence.mean(0).tolist(),
+                "morf_stays": removed.morf_stays.double().mean(0).tolist(),
+                "lerf_stays": removed.lerf_stays.double().mean(0).tolist(),
+            }
+        return values
 
-def _gradient_maps(method: PathwayMethod, images: Tensor, e: Explanation) -> Tensor:
-    gradient = pathway_gradient(method.target, images, e.pathway, e.predictions)
-    return collapse_gradient(gradient).abs()
+
+def _gradient_maps(
+    target: GatedTarget, images: Tensor, pathway: Pathway, classes: Tensor
+) -> Tensor:
+    return collapse_gradient(pathway_gradient(target, images, pathway, classes)).abs()
 
 
-def _cam_maps(method: PathwayMethod, images: Tensor, e: Explanation) -> Tensor:
-    return grad_cam(method.target, images, e.pathway, e.predictions)
-
-
-_KINDS: Mapping[str, Callable[[PathwayMethod, Tensor, Explanation], Tensor]] = MappingProxyType(
-    {"gradient": _gradient_maps, "grad_cam": _cam_maps}
+_KINDS: Mapping[str, Callable[[GatedTarget, Tensor, Pathway, Tensor], Tensor]] = MappingProxyType(
+    {"gradient": _gradient_maps, "grad_cam": grad_cam}
 )
 KINDS = (*_KINDS, "random")
 """What :func:`map_faithfulness` measures; ``random`` is the control."""
@@ -63,9 +91,10 @@ KINDS = (*_KINDS, "random")
 def map_faithfulness(
     method: PathwayMethod,
     images: Tensor,
+    explained: Explanation | None = None,
     *,
     kinds: Sequence[str] = ("gradient", "grad_cam"),
-    max_images: int = 64,
+    max_images: int = MAP_IMAGES,
     steps: int = 10,
     percentiles: Sequence[float] = (10, 30, 50, 70, 90),
     batch_size: int = 64,
@@ -86,10 +115,12 @@ def map_faithfulness(
 
     Args:
         method (PathwayMethod): explainer or baseline.
-        images (Tensor[N, C, H, W]): model inputs, on any device. Inputs of another form have no
-            pixels: every figure is NaN.
-        kinds (sequence of str): among ``gradient``, ``grad_cam`` (NaN for a target without a site
-            with a map) and ``random``.
+        images (Tensor[N, C, H, W]): model inputs, on any device. Inputs of another form, or that
+            are not floating point, have no pixels: every figure is NaN.
+        explained (Explanation or None): the method's explanation of ``images``, if it is there
+            already, of which logits and pathway are used; on any device.
+        kinds (sequence of str): among ``gradient`` (NaN for a target through which no gradient
+            passes), ``grad_cam`` (NaN also without a site with a map) and ``random``.
         max_images (int): use the first so many inputs, at least 0; shuffle sorted data first.
         steps (int): of :func:`insertion` and :func:`deletion`.
         percentiles (sequence of float): of :func:`road`.
@@ -101,8 +132,7 @@ def map_faithfulness(
         dict of str to MapFaithfulness: by kind, in the order of ``kinds``.
 
     Raises:
-        ValueError: an unknown kind, or arguments that do not fit; a model that detaches what it
-            computes has no maps.
+        ValueError: an unknown kind, or arguments that do not fit.
 
     Source: Petsiuk et al., BMVC 2018 (arXiv:1806.07421), Rong et al., ICML 2022 (arXiv:2202.00449);
     the maps are those of Khakzar et al., CVPR 2021 (arXiv:2103.16886), the settings our choice.
@@ -125,16 +155,22 @@ def map_faithfulness(
             "map_faithfulness: max_images must be at least 0 and batch_size at least 1, "
             f"got {max_images} and {batch_size}"
         )
+    if explained is not None and len(explained) != len(images):
+        raise ValueError(
+            f"map_faithfulness: explained must have {len(images)} rows, got {len(explained)}"
+        )
     target = method.target
-    images = images[:max_images] if images.dim() == 4 else images[:0]
-    wanted = [k for k in kinds if k != "grad_cam" or _has_map(method)] if len(images) else []
-    logits, maps = _maps(method, images, wanted, batch_size, seed) if wanted else (None, {})
+    has_pixels = images.dim() == 4 and images.is_floating_point()
+    images = images[: max_images if has_pixels else 0]
+    logits, maps = None, {}
+    if len(images) > 0:
+        logits, maps = _maps(method, images, explained, kinds, batch_size, seed)
     results = {}
     for done, kind in enumerate(kinds):
         if progress is not None:
             progress(kind, done, len(kinds))
         if kind not in maps:
-            results[kind] = MapFaithfulness(NAN, NAN, NAN, NAN, 0, None)
+            results[kind] = MapFaithfulness(_NAN, _NAN, _NAN, _NAN, 0, None)
             continue
         given = (target, images, maps[kind], logits)
         rising = insertion(*given, steps=steps, batch_size=batch_size)
@@ -151,24 +187,48 @@ def map_faithfulness(
     return results
 
 
-def _has_map(method: PathwayMethod) -> bool:
-    return any(len(site.space) == 2 and max(site.space) > 1 for site in method.sites)
-
-
 def _maps(
-    method: PathwayMethod, images: Tensor, kinds: Sequence[str], batch_size: int, seed: int
+    method: PathwayMethod,
+    images: Tensor,
+    explained: Explanation | None,
+    kinds: Sequence[str],
+    batch_size: int,
+    seed: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clean logits ``[N, K]`` and one map ``[N, H, W]`` of every kind, on the CPU."""
+    """Clean logits ``[N, K]`` and one map ``[N, H, W]`` of every kind there is, on the CPU."""
+    target = method.target
+    known = [kind for kind in _KINDS if kind in kinds]
+    if known and not _differentiable(target, images[:1].to(target.device)):
+        known = []
+    if not any(len(site.space) == 2 and max(site.space) > 1 for site in target.sites):
+        known = [kind for kind in known if kind != "grad_cam"]
+    parts: dict[str, list[Tensor]] = {kind: [] for kind in known}
     logits = []
-    parts: dict[str, list[Tensor]] = {kind: [] for kind in kinds if kind in _KINDS}
-    for batch in images.split(batch_size):
-        batch = batch.to(method.target.device)
-        explanation = method(batch)
-        logits.append(explanation.logits.detach().cpu())
-        for kind, found in parts.items():
-            found.append(_KINDS[kind](method, batch, explanation).cpu())
-    maps = {kind: torch.cat(found) for kind, found in parts.items()}
+    for start in range(0, len(images), batch_size):
+        rows = slice(start, min(start + batch_size, len(images)))
+        batch = images[rows].to(target.device)
+        if explained is None:
+            part = method(batch)
+            found, pathway = part.logits, part.pathway
+        else:
+            found, pathway = explained.logits[rows], explained.pathway[rows]
+        logits.append(found.detach().cpu())
+        classes = found.argmax(1).to(batch.device)
+        for kind, done in parts.items():
+            done.append(_KINDS[kind](target, batch, pathway, classes).cpu())
+    maps = {kind: torch.cat(done) for kind, done in parts.items()}
     if "random" in kinds:
         generator = torch.Generator().manual_seed(seed)
         maps["random"] = torch.rand(len(images), *images.shape[2:], generator=generator)
     return torch.cat(logits), maps
+
+
+def _differentiable(target: GatedTarget, image: Tensor) -> bool:
+    """Whether gradients of a gated run reach the input, by one run of one input."""
+    with torch.inference_mode(False), torch.enable_grad():
+        image = image.detach().clone().requires_grad_(True)
+        gates = torch.ones(1, target.sites.num_neurons, device=image.device)
+        try:
+            return target.gated(image, gates).requires_grad
+        except RuntimeError:  # the model switches gradients off around a site
+            return False

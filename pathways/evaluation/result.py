@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pathways.class_pathways import ClassPathways
 from pathways.evaluation.leak import BlankHit, WrongClass
+from pathways.evaluation.map_faithfulness import MapFaithfulness
 from pathways.evaluation.probe import MaskProbe
 from pathways.evaluation.stability import Stability
 from pathways.evaluation.sweeps import Sweeps
@@ -32,6 +33,11 @@ METRICS = (
     "random_necessity",
     "minimality",
     "agreement_other_ablation",
+    "insertion",
+    "deletion",
+    "insertion_minus_deletion",
+    "random_insertion_minus_deletion",
+    "road",
     "aciou",
     "aciou_corrected",
     "between_class_iou",
@@ -73,6 +79,13 @@ class Evaluation:
             is better.
         agreement_other_ablation (float): agreement with another value for gated-off activations:
             zero, or the mean where the target's own is zero. Higher is better.
+        insertion (float): probability of the prediction while pixels return in the order of the
+            pathway gradient, area under the curve. Higher is better.
+        deletion (float): the same while they are taken away. Lower is better.
+        insertion_minus_deletion (float): their difference. Higher is better;
+            ``random_insertion_minus_deletion`` is that of random maps.
+        road (float): probability with the least important pixels imputed minus that with the most
+            important ones, halved. Higher is better, 0 for random maps.
         aciou (float): similarity within classes, ``aciou_corrected`` for chance. Higher is better.
         between_class_iou (float): similarity across classes. Lower is better.
         transfer_agreement (float): agreement of query inputs under class pathways of all support
@@ -102,6 +115,7 @@ class Evaluation:
         certified (Stability): certain and undecided members of the class pathways.
         core (Scores): transfer of the certain members; ``possible`` with the undecided ones.
         sweeps (Sweeps): ranking curve, sparsity, necessity, minimality, ablation values.
+        maps (dict of MapFaithfulness): of the pathway gradient and of random maps.
         probe (MaskProbe): with its chance level.
         predictions (Tensor[N]): predicted class of every input.
         settings (dict): sizes, seeds and machine facts of the measurement.
@@ -122,6 +136,11 @@ class Evaluation:
     random_necessity: float
     minimality: float
     agreement_other_ablation: float
+    insertion: float
+    deletion: float
+    insertion_minus_deletion: float
+    random_insertion_minus_deletion: float
+    road: float
     aciou: float
     aciou_corrected: float
     between_class_iou: float
@@ -154,6 +173,7 @@ class Evaluation:
     core: Scores
     possible: Scores
     sweeps: Sweeps
+    maps: dict[str, MapFaithfulness]
     probe: MaskProbe
     predictions: Tensor
     settings: dict[str, Any]
@@ -191,6 +211,7 @@ class Evaluation:
                 "possible": _plain(asdict(self.possible)),
             },
             **_plain(self.sweeps.to_json()),
+            "maps": {kind: _plain(result.to_json()) for kind, result in self.maps.items()},
             "probe": _plain(vars(self.probe)),
         }
 

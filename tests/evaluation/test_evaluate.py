@@ -16,6 +16,7 @@ from pathways.evaluation import (
     METRICS,
     Evaluation,
     evaluate,
+    map_faithfulness,
     milliseconds_per_image,
     necessity,
     ranking_curve,
@@ -28,7 +29,8 @@ from pathways.target import GatedTarget
 
 KEYS = (
     "target_accuracy agreement kept kept_std kept_effective dead_share kl mic mdc cpr cmd "
-    "necessity random_necessity minimality agreement_other_ablation aciou aciou_corrected "
+    "necessity random_necessity minimality agreement_other_ablation insertion deletion "
+    "insertion_minus_deletion random_insertion_minus_deletion road aciou aciou_corrected "
     "between_class_iou transfer_agreement transfer_kept stability core_agreement random_agreement "
     "wrong_class_flip wrong_class_probability blank_hit blank_hit_unseen mask_swap_flip "
     "mask_probe_accuracy ms_per_explanation ms_per_target_forward"
@@ -68,8 +70,11 @@ def test_keys_and_ranges(convolution):
     assert list(metrics) == list(METRICS)
     assert set(metrics) == set(KEYS.split())
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
-    for name in set(metrics) - TIMES - {"kl", "aciou_corrected", "cpr", "cmd"}:
+    signed = {name for name in metrics if name.endswith("insertion_minus_deletion")} | {"road"}
+    for name in set(metrics) - TIMES - signed - {"kl", "aciou_corrected", "cpr", "cmd"}:
         assert 0 <= metrics[name] <= 1, name
+    assert metrics["insertion_minus_deletion"] == metrics["insertion"] - metrics["deletion"]
+    assert abs(metrics["road"]) <= 0.5
     assert metrics["target_accuracy"] == pytest.approx(0.9)
     assert metrics["cpr"] > 0
     assert metrics["cmd"] >= abs(1 - metrics["cpr"]) - 1e-12
@@ -100,6 +105,9 @@ def test_details_are_strict_json(convolution):
     assert details["ranking"]["agreement"][-1] == 1
     assert details["settings"]["minimality_images"] == 60
     assert len(details["minimality"]["per_site"]) == 2
+    assert list(details["maps"]) == ["gradient", "random"]
+    assert details["maps"]["gradient"]["road"] == result.road
+    assert details["settings"]["map_images"] == 60
     assert list(details["ablation"]) == ["zero", "mean"]
     assert details["ablation"]["zero"]["agreement"] == pytest.approx(result.agreement)
     assert details["transfer"][-1]["instance"]["agreement"] is not None
@@ -292,6 +300,34 @@ def test_content_free_inputs_of_ones_own(leaking, images):
     assert result.blanks_unseen.hits.shape == (4, 5)
 
 
+MAPS = ("insertion", "deletion", "insertion_minus_deletion", "road")
+
+
+def test_maps_are_of_the_first_images(convolution):
+    explainer, images = convolution
+    result = evaluate(explainer, images, None, map_images=7, shots=(1,), seed=2)
+    assert result.settings["map_images"] == 7
+    found = map_faithfulness(explainer, images[:7], kinds=("gradient", "random"), seed=2)
+    for name in MAPS:
+        assert getattr(result, name) == pytest.approx(getattr(found["gradient"], name), abs=1e-6)
+    assert result.random_insertion_minus_deletion == pytest.approx(
+        found["random"].insertion_minus_deletion, abs=1e-6
+    )
+    nothing = evaluate(explainer, images, None, map_images=0, shots=(1,), seed=2)
+    assert nothing.settings["map_images"] == 0
+    assert all(math.isnan(getattr(nothing, name)) for name in MAPS)
+    assert nothing.agreement == result.agreement
+    with pytest.raises(ValueError, match="map_images must not be negative, got -1"):
+        evaluate(explainer, images, None, map_images=-1)
+
+
+def test_inputs_without_pixels_have_no_map_figures(doing_nothing, images):
+    result = evaluate(doing_nothing, images, None)
+    assert all(math.isnan(getattr(result, name)) for name in MAPS)
+    assert result.settings["map_images"] == 0
+    json.dumps(result.details(), allow_nan=False)
+
+
 class Counting:
     """A method that counts the inputs its target runs."""
 
@@ -322,6 +358,17 @@ def test_cost_of_the_figures_of_many_runs(convolution):
     # Seven different sizes of 14 neurons, necessity and its control, two ablation values, three for
     # minimality; the mean of 30 support inputs, of which one is always taken.
     assert runs[60] - runs[0] == 60 * (7 + 2 + 2 + 3) + 30 - 1
+
+
+def test_cost_of_maps(convolution):
+    explainer, images = convolution
+    runs = {}
+    for limit in (0, 20):
+        method = Counting(explainer)
+        evaluate(method, images, None, ranking_images=0, map_images=limit)
+        runs[limit] = method.inputs
+    # 30 runs for each of two kinds and one with gradient; one input to see whether gradients pass.
+    assert runs[20] - runs[0] == 20 * (2 * 30 + 1) + 1
 
 
 def test_progress_is_reported(explaining, images, labels):

@@ -1,5 +1,6 @@
 """Maps of pathway methods, measured: the parts, and a method that looks where the class is."""
 
+import json
 import math
 from dataclasses import dataclass
 
@@ -108,9 +109,14 @@ def test_cost(images, monkeypatch):
         monkeypatch.setattr(GatedTarget, name, counted)
     method = Fixed(colour_target(), torch.ones(1, 8))
     map_faithfulness(method, images, batch_size=3)
-    # Explanation 2, maps 2, then 30 for each of two kinds.
-    assert sum(rows) == 5 * 64
+    # Explanation 2, maps 2, then 30 for each of two kinds; one run of one input to see whether
+    # gradients pass.
+    assert sum(rows) == 5 * 64 + 1
     assert max(rows) == 3
+    e = method(images)
+    rows.clear()
+    map_faithfulness(method, images, e, batch_size=3)
+    assert sum(rows) == 5 * 62 + 1
     rows.clear()
     map_faithfulness(method, images, kinds=("random",), max_images=2)
     assert sum(rows) == 2 * 32
@@ -129,6 +135,67 @@ def test_reproducible_and_bounded(images):
     assert (some.images, some.road) == (2, alone.road)
 
 
+def test_known_explanations_change_nothing(images):
+    method = NeuronMCT(colour_target(), kept=0.5)
+    options = {"kinds": ("gradient", "grad_cam", "random"), "steps": 3, "batch_size": 2}
+    fresh = map_faithfulness(method, images, max_images=3, **options)
+    known = map_faithfulness(method, images, method(images), max_images=3, **options)
+    for kind, result in fresh.items():
+        before, after = result.to_json(), known[kind].to_json()
+        curves, others = before.pop("curves"), after.pop("curves")
+        assert after == pytest.approx(before, abs=1e-6)
+        for name, curve in curves.items():
+            assert others[name] == pytest.approx(curve, abs=1e-6)
+    with pytest.raises(ValueError, match="explained must have 5 rows, got 4"):
+        map_faithfulness(method, images, method(images[:4]))
+
+
+def test_json(images):
+    result = map_faithfulness(Fixed(colour_target(), torch.ones(1, 8)), images, steps=4)
+    values = json.loads(json.dumps(result["gradient"].to_json(), allow_nan=False))
+    curves = values.pop("curves")
+    assert values["insertion_minus_deletion"] == values["insertion"] - values["deletion"]
+    assert values["images"] == 5
+    assert curves["shares"] == [0, 15 / 63, 31 / 63, 47 / 63, 1]
+    assert curves["deletion"][0] == pytest.approx(curves["insertion"][-1])
+    area = sum(curves["deletion"]) - (curves["deletion"][0] + curves["deletion"][-1]) / 2
+    assert values["deletion"] == pytest.approx(area / 4)
+    lerf, morf = curves["lerf_confidence"], curves["morf_confidence"]
+    assert values["road"] == pytest.approx((sum(lerf) - sum(morf)) / 10)
+    assert (
+        "curves"
+        not in map_faithfulness(Fixed(colour_target(), torch.ones(1, 8)), images[:0])[
+            "gradient"
+        ].to_json()
+    )
+
+
+def test_no_gradient_leaves_only_the_control(images):
+    class Detaching(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    class Switched(nn.Sequential):
+        def forward(self, x):
+            with torch.no_grad():
+                return super().forward(x)
+
+    for kind in (Detaching, Switched):
+        net = kind(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        target = GatedTarget(net, images)
+        explanation = Explanation(
+            target(images), target(images), torch.zeros(5, 0),
+            Pathway.from_mask(torch.ones(5, 4), target.sites),
+        )  # fmt: skip
+        method = Fixed(target, torch.ones(1, 4))
+        results = map_faithfulness(
+            method, images, explanation, kinds=("gradient", "grad_cam", "random")
+        )
+        assert is_empty(results["gradient"])
+        assert is_empty(results["grad_cam"])
+        assert results["random"].images == 5
+
+
 def is_empty(result):
     figures = (result.insertion, result.deletion, result.road, result.road_accuracy)
     nothing = all(map(math.isnan, (*figures, result.insertion_minus_deletion)))
@@ -141,6 +208,7 @@ def test_nothing_to_measure(images):
         map_faithfulness(method, images, max_images=0),
         map_faithfulness(method, images[:0]),
         map_faithfulness(method, torch.ones(5, 12)),
+        map_faithfulness(method, images.long()),
     ):
         assert all(is_empty(result) for result in results.values())
     flat = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
