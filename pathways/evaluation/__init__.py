@@ -12,6 +12,7 @@ from pathways.evaluation.ablation import Ablation, ablation_agreement
 from pathways.evaluation.blanks import default_blanks, unseen_blanks
 from pathways.evaluation.class_iou import ClassIoU
 from pathways.evaluation.evaluate import evaluate
+from pathways.evaluation.infidelity import infidelity, sensitivity_max
 from pathways.evaluation.insertion_deletion import PixelCurve, deletion, insertion
 from pathways.evaluation.leak import (
     BlankHit,
@@ -79,6 +80,7 @@ __all__ = [
     "deletion",
     "evaluate",
     "impute",
+    "infidelity",
     "insertion",
     "map_faithfulness",
     "mask_probe",
@@ -90,6 +92,7 @@ __all__ = [
     "randomization",
     "ranking_curve",
     "road",
+    "sensitivity_max",
     "sparseness",
     "stability",
     "transfer",

@@ -207,3 +207,57 @@ def test_integrated_gradients_of_units(images):
     # One step is something else.
     _, coarse = NeuronMCT(target, kept=0.5).importance(images)
     assert (coarse - theirs.abs()).abs().max() > 0.1 * largest
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_infidelity_is_captums(target, images, rescale):
+    need("captum", "torchmetrics")
+    from captum.metrics import infidelity as theirs
+
+    from pathways.evaluation.infidelity import infidelity
+
+    classes = target(images).argmax(1)
+    everything = torch.ones(1, target.sites.num_neurons)
+    slope = pathway_gradient(target, images, everything, classes)
+    generator = torch.Generator().manual_seed(3)
+
+    def perturb(inputs):
+        # Captum repeats every input; the same steps as ours, sample by sample.
+        assert inputs.shape[0] == images.shape[0]
+        step = 0.1 * torch.randn(images.shape, generator=generator)
+        return step, inputs - step
+
+    expected = theirs(
+        target.model, perturb, images, slope, target=classes, n_perturb_samples=10,
+        max_examples_per_batch=len(images), normalize=rescale,
+    ).detach()  # fmt: skip
+    found = infidelity(target, images, slope, classes, rescale=rescale, seed=3)
+    torch.testing.assert_close(found.float(), expected, rtol=1e-3, atol=1e-6)
+    assert found.min() > 0
+
+
+def test_sensitivity_is_captums(target, images):
+    need("captum", "torchmetrics")
+    from captum.metrics import sensitivity_max as theirs
+
+    from pathways.evaluation.infidelity import sensitivity_max
+
+    classes = target(images).argmax(1)
+    everything = torch.ones(1, target.sites.num_neurons)
+    generator = torch.Generator().manual_seed(4)
+
+    def explain(inputs):
+        return pathway_gradient(target, inputs, everything, classes)
+
+    def as_tuple(inputs):  # captum would take the rows of a tensor for several inputs
+        return (explain(inputs[0] if isinstance(inputs, tuple) else inputs),)
+
+    def perturb(inputs):
+        return inputs + 0.02 * (2 * torch.rand(images.shape, generator=generator) - 1)
+
+    expected = theirs(
+        as_tuple, images, perturb, n_perturb_samples=10, max_examples_per_batch=len(images)
+    )
+    found = sensitivity_max(explain, images, batch_size=len(images), seed=4)
+    torch.testing.assert_close(found.float(), expected.float(), rtol=1e-4, atol=1e-6)
+    assert found.max() > 0
