@@ -162,7 +162,8 @@ def map_faithfulness(
     target = method.target
     has_pixels = images.dim() == 4 and images.is_floating_point()
     images = images[: max_images if has_pixels else 0]
-    logits, maps = None, {}
+    logits: Tensor | None = None
+    maps: dict[str, Tensor] = {}
     if len(images) > 0:
         logits, maps = _maps(method, images, explained, kinds, batch_size, seed)
     results = {}
