@@ -265,9 +265,21 @@ def evaluate(
             help=f"Baselines to compare with, separated by commas: {', '.join(BASELINES)}."
         ),
     ] = "",
+    kept: Annotated[
+        str,
+        typer.Option(
+            help="Shares of neurons, 0.1,0.3: measure every method at these equal sizes besides."
+        ),
+    ] = "",
     test_images: Annotated[
         int | None, typer.Option(min=2, help="Measure on at most so many test images.")
     ] = None,
+    ranking_images: Annotated[
+        int, typer.Option(min=0, help="Images for figures of many runs (CPR, necessity); 0: none.")
+    ] = 256,
+    map_images: Annotated[
+        int, typer.Option(min=0, help="Images for insertion, deletion and ROAD; 0: none.")
+    ] = 64,
     batch_size: BatchSize = 64,
     seed: Seed = 0,
     out: Annotated[
@@ -284,6 +296,7 @@ def evaluate(
 
         names = [name.strip() for name in baselines.split(",") if name.strip()]
         check_baselines(names)
+        sizes = options.shares("--kept", kept)
         run = Run.open(run_folder)
         options.place(run, device)
         images = run.images if data is None else run.load_images(data)
@@ -293,7 +306,10 @@ def evaluate(
             run.preprocessing,
             images,
             names,
+            sizes,
             limit=test_images,
+            ranking_images=ranking_images,
+            map_images=map_images,
             batch_size=batch_size,
             seed=seed,
             progress=output.progress,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,6 +83,17 @@ def preprocessing(
     if channel_order is not None:
         values["channel_order"] = channel_order
     return Preprocessing(**values)
+
+
+def shares(name: str, text: str) -> list[float]:
+    """Numbers in (0, 1] separated by commas; none for an empty text."""
+    try:
+        values = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        values = [math.nan]
+    if not all(0.0 < value <= 1.0 for value in values):
+        raise ValueError(f"{name} must be shares in (0, 1], like 0.1,0.3; got {text!r}")
+    return values
 
 
 def image_side(target: str, size: str | None) -> int | None:

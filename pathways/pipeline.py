@@ -14,7 +14,7 @@ import lightning
 import torch
 from torch import Tensor
 
-from pathways.baselines.registry import BaselineContext, check_baselines, make_baseline
+from pathways.baselines.registry import BaselineContext, check_baselines, make_sizes
 from pathways.class_pathways import ClassPathways
 from pathways.evaluation import Evaluation, evaluate
 from pathways.explainer import Explainer, PathwayMethod
@@ -266,6 +266,7 @@ def measure(
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> Evaluation:
     """Evaluate a pathway method on the test images, shuffled: half of them support, half query.
 
@@ -279,6 +280,7 @@ def measure(
         batch_size (int): images per batch.
         seed (int): of the shuffle and of every control.
         progress (callable or None): called with (stage, done, total).
+        settings: others of :func:`pathways.evaluation.evaluate`.
 
     Raises:
         ValueError: fewer than two test images.
@@ -295,6 +297,7 @@ def measure(
         batch_size=batch_size,
         seed=seed,
         progress=progress,
+        **settings,
     )
 
 
@@ -303,11 +306,11 @@ def evaluate_methods(
     preprocessing: Preprocessing,
     images: Images,
     baselines: Sequence[str] = (),
+    kept: Sequence[float] = (),
     *,
-    limit: int | None = None,
-    batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> dict[str, Evaluation]:
     """Evaluate an explainer and baselines on the same test images.
 
@@ -316,26 +319,38 @@ def evaluate_methods(
         preprocessing (Preprocessing): from images to model inputs.
         images (Images): baselines that need fitting use the training part.
         baselines (sequence of str): names, see :mod:`pathways.baselines.registry`.
-        limit, batch_size, seed, progress: as :func:`measure`.
+        kept (sequence of float): shares of neurons at which every method is measured besides, the
+            explainer by its ranking; these rows have no times.
+        seed, progress: as :func:`measure`.
+        settings: others of :func:`measure` and of :func:`pathways.evaluation.evaluate`.
 
     Returns:
-        dict of Evaluation: ``"generator"`` first, then the baselines by name.
+        dict of Evaluation: ``"generator"`` first, then by name, ``NAME@SIZE`` at the sizes.
 
     Raises:
-        ValueError: an unknown baseline.
+        ValueError: an unknown baseline, or a share outside [0, 1].
     """
     check_baselines(list(baselines))
-    settings: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "seed": seed}
+    for share in kept:
+        if not 0.0 < share <= 1.0:
+            raise ValueError(f"kept must be in (0, 1], got {share:g}")
+    settings |= {"seed": seed}
     evaluations = {
         "generator": measure(explainer, preprocessing, images, progress=progress, **settings)
     }
-    if baselines:
-        inputs = preprocess(images.train, preprocessing)
-        context = BaselineContext(explainer, inputs, seed=seed, progress=progress)
-        for name in baselines:
-            method = make_baseline(name, context)
-            evaluations[name] = measure(
-                method, preprocessing, images, progress=_under(name, progress), **settings
+    if not baselines and not kept:
+        return evaluations
+    inputs = preprocess(images.train, preprocessing)
+    context = BaselineContext(explainer, inputs, seed=seed, progress=progress)
+    for name in ["generator", *baselines] if kept else baselines:
+        for full_name, method in make_sizes(name, context, kept).items():
+            evaluations[full_name] = measure(
+                method,
+                preprocessing,
+                images,
+                progress=_under(full_name, progress),
+                timing=full_name == name,
+                **settings,
             )
     return evaluations
 

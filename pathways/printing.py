@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,23 @@ from pathways.console import Output
 from pathways.pipeline import FILES
 from pathways.report import metric_rows
 
+_MOST_COLUMNS = 4
+# What is shown of many methods: figure and heading.
+_MAIN_FIGURES = {
+    "kept": "kept",
+    "agreement": "agree",
+    "transfer_agreement": "transfer",
+    "wrong_class_flip": "flip",
+    "mask_swap_flip": "swap",
+    "blank_hit": "blank",
+    "blank_hit_unseen": "unseen",
+    "aciou_corrected": "acIOU corr.",
+    "mdc": "mDC",
+    "cpr": "CPR",
+    "insertion_minus_deletion": "ins - del",
+    "road": "ROAD",
+}
+
 
 def show_metrics(
     output: Output,
@@ -18,7 +36,13 @@ def show_metrics(
     num_classes: int,
     needed: dict[str, str] | None = None,
 ) -> None:
-    """One row per figure, one column per method, leak controls among them."""
+    """One row per figure, one column per method, leak controls among them.
+
+    Of many methods only the main figures are shown, one row per method.
+    """
+    if len(metrics) > _MOST_COLUMNS:
+        _show_methods(output, metrics)
+        return
     table = Table(title="pathways of this target, on images it was not trained on")
     table.add_column("figure", no_wrap=True)
     table.add_column("meaning")
@@ -38,6 +62,22 @@ def show_metrics(
             f"  {rows[0].name}", rows[0].meaning, *cells, rows[0].direction, rows[0].reference
         )
     output.show(table)
+
+
+def _show_methods(output: Output, metrics: dict[str, dict[str, float]]) -> None:
+    table = Table(title="pathway methods, on images the target was not trained on")
+    table.add_column("method", no_wrap=True)
+    for heading in _MAIN_FIGURES.values():
+        table.add_column(heading, justify="right")
+    size = ""
+    for name, values in metrics.items():
+        if name.partition("@")[2] != size and "@" not in name:
+            table.add_section()
+        size = name.partition("@")[2]
+        cells = [values.get(figure, math.nan) for figure in _MAIN_FIGURES]
+        table.add_row(name, *["-" if math.isnan(cell) else f"{cell:.3f}" for cell in cells])
+    output.show(table)
+    output.show("flip, swap, blank: lower is better, 1 where the mask decides; all figures: --json")
 
 
 def show_files(output: Output, folder: Path) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathways.baselines.class_agnostic import ClassAgnosticMask
     from pathways.baselines.distillation import DistillationRouting
     from pathways.baselines.effective_path import EffectivePath
+    from pathways.baselines.generator_ranking import GeneratorRanking
     from pathways.baselines.greedy import GreedyPruning
     from pathways.baselines.neuron_intgrad import NeuronIntGrad
     from pathways.baselines.neuron_mct import NeuronMCT
@@ -22,6 +23,7 @@ _MODULES = {
     "ClassAgnosticMask": "class_agnostic",
     "DistillationRouting": "distillation",
     "EffectivePath": "effective_path",
+    "GeneratorRanking": "generator_ranking",
     "GreedyPruning": "greedy",
     "NeuronIntGrad": "neuron_intgrad",
     "NeuronMCT": "neuron_mct",
@@ -35,6 +37,7 @@ __all__ = [
     "ClassAgnosticMask",
     "DistillationRouting",
     "EffectivePath",
+    "GeneratorRanking",
     "GreedyPruning",
     "NeuronIntGrad",
     "NeuronMCT",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from pathways import ops
 from pathways.baselines.scored import site_floors
 from pathways.explainer import Explanation
-from pathways.packing import scored_mask
+from pathways.packing import scored_mask, top_k_mask
 from pathways.pathway import Pathway
 from pathways.sites import Sites
 from pathways.target import GatedTarget
@@ -31,6 +32,8 @@ class ClassAgnosticMask:
         gamma (float): temperature of the quantiser, > 0.
         start (float): mean initial score, > 0; scores are spread by half of it to either side, so
             that every neuron starts on.
+        kept (float or None): share of all neurons to keep, in [0, 1], floors included; None: as
+            many as the weight of the share kept in :meth:`fit` leaves.
 
     Raises:
         ValueError: a value outside its range.
@@ -53,7 +56,10 @@ class ClassAgnosticMask:
         sigma: float = 1.0,
         gamma: float = 2.0,
         start: float = 2.0,
+        kept: float | None = None,
     ) -> None:
+        if kept is not None and not 0.0 <= kept <= 1.0:
+            raise ValueError(f"ClassAgnosticMask: kept must be in [0, 1], got {kept}")
         if not (sigma > 0 and gamma > 0 and start > 0):
             raise ValueError(
                 "ClassAgnosticMask: sigma, gamma and start must be positive, "
@@ -64,6 +70,8 @@ class ClassAgnosticMask:
         self.sigma = sigma
         self.gamma = gamma
         self.start = start
+        size = None if kept is None else round(kept * target.sites.num_neurons)
+        self.size = None if size is None else max(size, sum(self.floors))
         self.score: Tensor | None = None
         self._fingerprint = target.fingerprint
 
@@ -85,6 +93,8 @@ class ClassAgnosticMask:
         progress: Callable[[int, int], None] | None = None,
     ) -> ClassAgnosticMask:
         """Optimise the mask: KL(clean || gated) + sparsity * mean over sites of the share kept.
+
+        With ``kept``, the size is given and only the KL decides which neurons it is spent on.
 
         Args:
             images (Tensor[N, ...]): model inputs, N >= 1; labels are not needed.
@@ -131,7 +141,7 @@ class ClassAgnosticMask:
             batch = images[rows].to(device)
             clean = self.target(batch)
             with torch.enable_grad():
-                mask = self._mask(score.sigmoid())
+                mask = self._mask(score)
                 gated = self.target.gated(batch, mask)
                 divergence = F.kl_div(
                     gated.float().log_softmax(1),
@@ -139,8 +149,10 @@ class ClassAgnosticMask:
                     reduction="batchmean",
                     log_target=True,
                 )
-                kept = torch.stack([part.mean() for part in self.sites.split(mask)]).mean()
-                loss = divergence + sparsity * min(1.0, (step + 1) / warm) * kept
+                loss = divergence
+                if self.size is None:
+                    kept = torch.stack([part.mean() for part in self.sites.split(mask)]).mean()
+                    loss = loss + sparsity * min(1.0, (step + 1) / warm) * kept
                 optimizer.zero_grad()
                 loss.backward()
             optimizer.step()
@@ -160,7 +172,7 @@ class ClassAgnosticMask:
         if self.score is None:
             raise RuntimeError("ClassAgnosticMask: fit must be called before explaining")
         importance = self.score.sigmoid()
-        mask = self._mask(importance)
+        mask = self._mask(self.score)
         rows = torch.zeros(len(images), dtype=torch.int64)
         return Explanation(
             self.target(images),
@@ -169,9 +181,17 @@ class ClassAgnosticMask:
             Pathway.from_mask(mask, self.sites, self._fingerprint)[rows],
         )
 
-    def _mask(self, importance: Tensor) -> Tensor:
+    def _mask(self, score: Tensor) -> Tensor:
         """0/1 mask ``[1, D]`` with the floor of every site; the gradient is the quantiser's."""
-        mask = ops.binarize(importance, self.sigma, self.gamma)
-        floors = torch.tensor([self.floors], device=importance.device)
-        floor = scored_mask(importance.detach(), floors, self.sites)
-        return torch.where(floor, mask + (1.0 - mask).detach(), mask)
+        fixed = score.detach()
+        floors = torch.tensor([self.floors], device=score.device)
+        floor = scored_mask(fixed, floors, self.sites)
+        if self.size is None:
+            mask = ops.binarize(score.sigmoid(), self.sigma, self.gamma)
+            return torch.where(floor, mask + (1.0 - mask).detach(), mask)
+        sizes = torch.tensor([self.size], device=score.device)
+        chosen = top_k_mask(fixed.masked_fill(floor, math.inf), sizes).to(score.dtype)
+        # The quantiser decides at the score of the last neuron that is kept.
+        least = fixed.where(chosen > 0, math.inf).amin()
+        mask = ops.binarize((score - least).sigmoid(), self.sigma, self.gamma)
+        return mask + (chosen - mask).detach()

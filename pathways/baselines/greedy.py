@@ -48,6 +48,8 @@ class GreedyPruning(ScoredMethod):
         [2, 2]
     """
 
+    rank_depends_on_sizes = True
+
     def __init__(
         self, target: GatedTarget, *, rounds: int = 100, legacy: bool = False, **size: Any
     ) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from pathways import baselines
 from pathways.explainer import Explainer, PathwayMethod
+
+_SIZE_IMAGES = 512  # enough for the mean size to within a few thousandths
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,15 @@ class BaselineContext:
         images (Tensor[N, ...]): model inputs to fit on; never those it is measured on.
         seed (int): of everything random.
         progress (callable or None): called with (stage, done, total).
+        kept (float or None): share of neurons to keep, the same for every input; None is what the
+            generator keeps of that input.
     """
 
     explainer: Explainer
     images: Tensor
     seed: int = 0
     progress: Callable[[str, int, int], None] | None = None
+    kept: float | None = None
 
     @property
     def floor(self) -> float:
@@ -49,14 +54,15 @@ class Baseline:
 
 
 def _sized(name: str, seeded: bool = False, **settings: Any) -> Any:
-    """A class of :mod:`pathways.baselines`, imported when it is made, with the generator's size
-    and floor input by input."""
+    """A class of :mod:`pathways.baselines`, imported when it is made, with the context's size and
+    the generator's floor."""
 
     def make(context: BaselineContext) -> PathwayMethod:
         more: dict[str, Any] = {"seed": context.seed} if seeded else {}
         return getattr(baselines, name)(
             context.explainer.target,
-            like=context.explainer,
+            kept=context.kept,
+            like=context.explainer if context.kept is None else None,
             min_keep=context.floor,
             **more,
             **settings,
@@ -70,12 +76,20 @@ def _agnostic(context: BaselineContext) -> PathwayMethod:
         if context.progress is not None:
             context.progress("fitting agnostic", done, total)
 
-    mask = baselines.ClassAgnosticMask(context.explainer.target, min_keep=context.floor)
+    kept = _mean_kept(context) if context.kept is None else context.kept
+    mask = baselines.ClassAgnosticMask(context.explainer.target, min_keep=context.floor, kept=kept)
     return mask.fit(context.images, seed=context.seed, progress=report)
 
 
+def _mean_kept(context: BaselineContext) -> float:
+    """Share that the generator keeps of the images to fit on, of some hundreds of them."""
+    images = context.images[:_SIZE_IMAGES]
+    batches = [batch.to(context.explainer.target.device) for batch in images.split(64)]
+    return float(context.explainer.explain(batches).pathway.kept().mean())
+
+
 def _active(context: BaselineContext) -> PathwayMethod:
-    return baselines.ActiveNeurons(context.explainer.target)
+    return baselines.ActiveNeurons(context.explainer.target, kept=context.kept)
 
 
 BASELINES: Mapping[str, Baseline] = MappingProxyType(
@@ -99,8 +113,9 @@ BASELINES: Mapping[str, Baseline] = MappingProxyType(
         "topk": Baseline("largest activations at every site", _sized("TopActivation")),
     }
 )
-"""Every baseline by its name on the command line. Those with a size take the generator's, input by
-input: over all sites together, ``random`` and ``topk`` at every site."""
+"""Every baseline by its name on the command line. Unless a size is given they take the generator's,
+input by input (``agnostic`` the mean, ``active`` its own): over all sites together, ``random`` and
+``topk`` at every site."""
 
 
 def make_baseline(name: str, context: BaselineContext) -> PathwayMethod:
@@ -115,6 +130,38 @@ def make_baseline(name: str, context: BaselineContext) -> PathwayMethod:
     """
     check_baselines([name])
     return BASELINES[name].make(context)
+
+
+def make_sizes(
+    name: str, context: BaselineContext, kept: Sequence[float]
+) -> dict[str, PathwayMethod]:
+    """A baseline at the generator's size and at others, as ``NAME@SIZE``.
+
+    Rankings of an input are made once for all sizes, where they do not depend on the size. The name
+    ``"generator"`` gives its ranking at those sizes.
+
+    Args:
+        name (str): ``"generator"`` or a key of :data:`BASELINES`.
+        context (BaselineContext): target, images, seed.
+        kept (sequence of float): shares of neurons, in [0, 1].
+
+    Raises:
+        ValueError: unknown name, or a share outside [0, 1].
+    """
+    methods: dict[str, PathwayMethod] = {}
+    if name == "generator":
+        first: Any = baselines.GeneratorRanking(
+            context.explainer, like=context.explainer, min_keep=context.floor
+        )
+    else:
+        methods[name] = first = make_baseline(name, context)
+    for share in kept:
+        if hasattr(first, "resized"):
+            other = first.resized(share)
+        else:
+            other = make_baseline(name, replace(context, kept=share))
+        methods[f"{name}@{share:g}"] = other
+    return methods
 
 
 def check_baselines(names: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from abc import ABC, abstractmethod
@@ -63,6 +64,9 @@ class ScoredMethod(ABC):
     per_site_default: ClassVar[bool] = False
     """Whether sizes are per site unless the caller says."""
 
+    rank_depends_on_sizes: ClassVar[bool] = False
+    """Whether :meth:`rank` looks at the sizes."""
+
     def __init__(
         self,
         target: GatedTarget,
@@ -89,6 +93,26 @@ class ScoredMethod(ABC):
         no_floor = [0] * len(target.sites)
         self.floors = no_floor if min_keep is None else site_floors(target.sites, min_keep)
         self._fingerprint = target.fingerprint
+        self._rankings: dict[bytes, tuple[Tensor, Tensor]] | None = None
+
+    def resized(self, kept: float) -> ScoredMethod:
+        """The same method at another size; both rank an input only once from now on.
+
+        Rankings of all inputs that either explains stay in memory as long as one of them does.
+
+        Args:
+            kept (float): share of neurons to keep, in [0, 1].
+
+        Raises:
+            ValueError: a value outside [0, 1].
+        """
+        if not 0.0 <= kept <= 1.0:
+            raise ValueError(f"{type(self).__name__}: kept must be in [0, 1], got {kept}")
+        if self._rankings is None and not self.rank_depends_on_sizes:
+            self._rankings = {}
+        other = copy.copy(self)
+        other.kept, other.like = kept, None
+        return other
 
     @property
     def sites(self) -> Sites:
@@ -146,7 +170,7 @@ class ScoredMethod(ABC):
             ValueError: scores that are not finite, as those of inputs with a NaN.
         """
         sizes = self.sizes(images)
-        logits, importance = self.rank(images, sizes)
+        logits, importance = self._ranked(images, sizes)
         bad = int(((~importance.isfinite()).any(1) | logits.isnan().any(1)).sum())
         if bad:
             raise ValueError(
@@ -157,6 +181,16 @@ class ScoredMethod(ABC):
         gated_logits = self.target.gated(images, mask)
         pathway = Pathway.from_mask(mask, self.sites, self._fingerprint)
         return Explanation(logits, gated_logits, importance, pathway)
+
+    def _ranked(self, images: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+        """:meth:`rank`, remembered by the bytes of the batch once there are several sizes."""
+        if self._rankings is None:
+            return self.rank(images, sizes)
+        raw = images.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        key = hashlib.blake2b(raw, digest_size=16).digest() + str(tuple(images.shape)).encode()
+        if key not in self._rankings:
+            self._rankings[key] = self.rank(images, sizes)
+        return self._rankings[key]
 
 
 def site_floors(sites: Sites, min_keep: float) -> list[int]:

@@ -40,6 +40,7 @@ def evaluate(
     wrong_classes: int | None = WRONG_CLASSES,
     ranking_images: int | None = RANKING_IMAGES,
     map_images: int = MAP_IMAGES,
+    timing: bool = True,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure a pathway method on a data set.
@@ -80,6 +81,7 @@ def evaluate(
         map_images (int): inputs whose maps are measured; 0 leaves the figures NaN. They are NaN
             also for inputs that are not images ``[N, C, H, W]`` and for targets through which no
             gradient passes.
+        timing (bool): measure times, which takes some more explanations; without, they are NaN.
         progress (callable or None): called with (stage, inputs done, inputs in all).
 
     Returns:
@@ -167,8 +169,10 @@ def evaluate(
         seed=seed,
     )
     gradient = maps["gradient"]
-    report("timing", 0, len(images))
-    forward_ms, explanation_ms = milliseconds_per_image(explainer, images, batch_size)
+    forward_ms = explanation_ms = float("nan")
+    if timing:
+        report("timing", 0, len(images))
+        forward_ms, explanation_ms = milliseconds_per_image(explainer, images, batch_size)
     report("done", len(images), len(images))
 
     return Evaluation(

@@ -14,6 +14,7 @@ from pathways.explainer import PathwayMethod
 
 # One run to warm up caches, then the median of these.
 _REPEATS = 5
+_SECONDS = 5.0
 
 
 @torch.no_grad()
@@ -27,8 +28,8 @@ def milliseconds_per_image(
     ``explainer.generator.masks`` (quantiser and floor); the gated run that checks the mask is left
     out. Of a :class:`pathways.baselines.ScoredMethod` it is ranking and selection; sizes that it
     takes from another method are found before. Any other method is timed by calling it, its gated
-    run included. Up to five batches are timed after one warm-up, on data already on the device; a
-    GPU is waited for.
+    run included. Up to five batches are timed after one warm-up, on data already on the device,
+    fewer once they take more than some seconds; a GPU is waited for.
 
     Args:
         explainer (PathwayMethod): the method.
@@ -41,6 +42,7 @@ def milliseconds_per_image(
     batches = [batch for batch in images.split(batch_size) if len(batch) == batch_size]
     batches = batches or [images]
     device = explainer.target.device
+    began = time.perf_counter()
     times: dict[str, list[float]] = {"forward": [], "explanation": []}
     for repeat in range(_REPEATS + 1):
         batch = batches[repeat % len(batches)].to(device)
@@ -55,6 +57,8 @@ def milliseconds_per_image(
             _wait(device)
             if repeat > 0:
                 times[name].append(1e3 * (time.perf_counter() - start) / len(batch))
+        if repeat > 0 and time.perf_counter() - began > _SECONDS:
+            break
     return statistics.median(times["forward"]), statistics.median(times["explanation"])
 
 

@@ -18,6 +18,7 @@ from pathways.sites import Sites
 
 FORMAT_VERSION = 2
 KIND = "generator"
+QUANTIZERS = ("daq", "ste", "hard_concrete")
 
 
 class GenCNP(nn.Module):
@@ -39,13 +40,17 @@ class GenCNP(nn.Module):
             carries the class.
         sigma (float): width of the quantiser's distance kernel, > 0.
         gamma (float): temperature of the quantiser, > 0.
-        start (float): mean initial score (spread by half of it); sigmoid(1) > 0.5, so that with
+        start (float): mean initial score (spread by half of it); sigmoid(0.5) > 0.5, so that with
             the default every neuron starts on.
+        quantizer (str): how importance becomes a mask in training: ``"daq"``, distance-aware
+            quantisation; ``"ste"``, the same mask with the gradient of the identity;
+            ``"hard_concrete"``, random masks in [0, 1], binary in eval mode. For ablations.
 
     Raises:
         ValueError: a value outside its range.
 
-    Source: arXiv:2309.09887 (parts and order); arXiv:2108.06983 (quantiser); layers our choice.
+    Source: arXiv:2309.09887 (parts and order); arXiv:2108.06983 (quantiser); arXiv:1712.01312
+    (hard concrete); layers our choice.
 
     Example:
         >>> from pathways.sites import Site, Sites
@@ -68,7 +73,8 @@ class GenCNP(nn.Module):
         min_keep: float = 0.05,
         sigma: float = 1.0,
         gamma: float = 2.0,
-        start: float = 2.0,
+        start: float = 1.0,
+        quantizer: str = "daq",
     ) -> None:
         super().__init__()
         if len(sites) == 0:
@@ -90,6 +96,10 @@ class GenCNP(nn.Module):
             raise ValueError(
                 f"GenCNP: sigma and gamma must be positive, got sigma={sigma}, gamma={gamma}"
             )
+        if quantizer not in QUANTIZERS:
+            raise ValueError(
+                f"GenCNP: quantizer must be one of {', '.join(QUANTIZERS)}, got {quantizer!r}"
+            )
         self.config = {
             "num_classes": num_classes,
             "width": width,
@@ -100,6 +110,7 @@ class GenCNP(nn.Module):
             "sigma": sigma,
             "gamma": gamma,
             "start": start,
+            "quantizer": quantizer,
         }
         self.sites = sites
         self.sizes = list(sites.sizes)
@@ -107,6 +118,7 @@ class GenCNP(nn.Module):
         self.floors = [max(1, math.ceil(round(min_keep * size, 6))) for size in sites.sizes]
         self.sigma = float(sigma)
         self.gamma = float(gamma)
+        self.quantizer = quantizer
         unit = sites.granularity == "unit"
         channels = [site.channels for site in sites]
         self.pool = 0 if unit else pool
@@ -160,7 +172,7 @@ class GenCNP(nn.Module):
     def masks(self, importance: Tensor) -> Tensor:
         """0/1 mask ``[N, D]`` of importance ``[N, D]``, with the floor of every site.
 
-        The gradient is the distance-aware quantiser's, also for neurons that only the floor keeps.
+        The gradient is the quantiser's, also for neurons that only the floor keeps.
 
         Raises:
             ValueError: importance of another shape.
@@ -171,7 +183,7 @@ class GenCNP(nn.Module):
             raise ValueError(
                 f"GenCNP: importance must be [N, {neurons}], got {list(importance.shape)}"
             )
-        mask = torch.ops.pathways.binarize(importance, self.sigma, self.gamma)
+        mask = self._quantized(importance)
         floor = torch.zeros_like(mask)
         start = 0
         for i, size in enumerate(self.sizes):
@@ -180,6 +192,18 @@ class GenCNP(nn.Module):
             floor[:, start : start + size].scatter_(1, top, 1.0)
             start += size
         return mask + (floor * (1.0 - mask)).detach()
+
+    def _quantized(self, importance: Tensor) -> Tensor:
+        if self.quantizer == "ste":
+            hard = (importance > 0.5).to(importance.dtype)
+            return hard + (importance - importance.detach())
+        if self.quantizer == "hard_concrete" and self.training:
+            chance = torch.rand_like(importance)
+            noisy = torch.logit(importance, 1e-6) + torch.logit(chance, 1e-6)
+            # Temperature 2/3, stretched to (-0.1, 1.1): the paper's values.
+            return ((1.5 * noisy).sigmoid() * 1.2 - 0.1).clamp(0.0, 1.0)
+        mask: Tensor = torch.ops.pathways.binarize(importance, self.sigma, self.gamma)
+        return mask
 
     def save(self, path: str | os.PathLike[str], fingerprint: str = "") -> None:
         """Write weights, configuration and site table to one safetensors file.

@@ -30,6 +30,11 @@ class TrainingConfig:
         auxiliary (float): weight of the auxiliary distillation.
         specificity (float): weight of the leak term; 0 trains the plain objective, which leaks.
         blank_share (float): share of the leak term's inputs replaced by blank or noise images.
+        mixed_share (float): share of them replaced by means of two inputs of the batch.
+        hard_negatives (float): share of inputs that meet the mask of the class that the target
+            finds second most likely, where the batch has one, instead of a random other class.
+        mask_noise (float): share of the neurons outside of a pathway that are switched on at
+            random in the run whose KL is taken, so that a pathway cannot rely on their absence.
         class_similarity (float): weight of the similarity within classes, off by default.
         kl_limit (float or None): instead of a fixed weight, "as sparse as possible with KL at most
             this" (nats): a multiplier on the KL rises while the limit is exceeded (dual ascent).
@@ -55,6 +60,9 @@ class TrainingConfig:
     auxiliary: float = 0.5
     specificity: float = 2.0
     blank_share: float = 0.25
+    mixed_share: float = 0.0
+    hard_negatives: float = 0.0
+    mask_noise: float = 0.0
     class_similarity: float = 0.0
     kl_limit: float | None = None
     kl_rate: float = 0.05
@@ -88,11 +96,22 @@ class TrainingConfig:
                 raise ValueError(
                     f"TrainingConfig: {name} must not be negative, got {getattr(self, name)}"
                 )
-        for name in ("sparsity_warmup", "blank_share"):
+        for name in (
+            "sparsity_warmup",
+            "blank_share",
+            "mixed_share",
+            "hard_negatives",
+            "mask_noise",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
                     f"TrainingConfig: {name} must be in [0, 1], got {getattr(self, name)}"
                 )
+        if self.blank_share + self.mixed_share > 1:
+            raise ValueError(
+                "TrainingConfig: blank_share and mixed_share must be at most 1 together, "
+                f"got {self.blank_share} and {self.mixed_share}"
+            )
         if self.sparsity_mode not in ("site", "neuron"):
             raise ValueError(
                 f"TrainingConfig: sparsity_mode must be site or neuron, got {self.sparsity_mode!r}"

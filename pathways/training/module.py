@@ -61,9 +61,11 @@ class GeneratorTraining(lightning.LightningModule):
 
         # The leak term gates other inputs with these masks: one gated run over both halves.
         inputs, masks, rows = images, mask, len(images)
+        if config.mask_noise > 0:
+            masks = mask + (1 - mask) * (torch.rand_like(mask) < config.mask_noise)
         if config.specificity > 0:
             foreign, foreign_logits, other = self._foreign_inputs(images, logits, classes)
-            inputs, masks = torch.cat([images, foreign]), torch.cat([mask, mask[other]])
+            inputs, masks = torch.cat([images, foreign]), torch.cat([masks, mask[other]])
         with self._target_precision():
             gated = self.target.gated(inputs, masks).float()
 
@@ -100,18 +102,26 @@ class GeneratorTraining(lightning.LightningModule):
         rows = len(images)
         # Random scores, with -1 for rows of the same class: the arg-maximum is a random other row.
         scores = torch.rand(rows, rows, device=images.device)
+        if self.config.hard_negatives > 0:
+            second = logits.scatter(1, classes.unsqueeze(1), -torch.inf).argmax(1)
+            hard = torch.rand(rows, 1, device=images.device) < self.config.hard_negatives
+            scores += hard & (second.unsqueeze(1) == classes.unsqueeze(0))
         scores.masked_fill_(classes.unsqueeze(0) == classes.unsqueeze(1), -1.0)
         best, other = scores.max(1)
         keep = best >= 0  # a batch of a single class has no foreign masks
         foreign, reference = images[keep], logits[keep]
         other = other[keep]
-        count = int(self.config.blank_share * len(other))
+        blank = int(self.config.blank_share * len(other))
+        mixed = int(self.config.mixed_share * len(other))
+        count = blank + mixed
         if count > 0:
-            empty = self._content_free(images, count)
-            foreign = torch.cat([foreign[:-count], empty])
+            partners = torch.randint(rows, (mixed,), device=images.device)
+            mixtures = (foreign[:mixed] + images[partners]) / 2
+            made = torch.cat([mixtures, self._content_free(images, blank)])
             with self._target_precision():
-                empty_logits = self.target(empty).float()
-            reference = torch.cat([reference[:-count], empty_logits])
+                made_logits = self.target(made).float()
+            foreign = torch.cat([foreign[:-count], made])
+            reference = torch.cat([reference[:-count], made_logits])
         return foreign, reference, other
 
     def _content_free(self, images: Tensor, count: int) -> Tensor:
