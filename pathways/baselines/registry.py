@@ -37,7 +37,7 @@ class BaselineContext:
     @property
     def floor(self) -> float:
         """The generator's floor, so that neither wins by collapsing a site."""
-        return self.explainer.generator.config["min_keep"]
+        return float(self.explainer.generator.config["min_keep"])
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class GenCNP(nn.Module):
             raise ValueError(
                 f"GenCNP: quantizer must be one of {', '.join(QUANTIZERS)}, got {quantizer!r}"
             )
-        self.config = {
+        self.config: dict[str, Any] = {
             "num_classes": num_classes,
             "width": width,
             "layers": layers,

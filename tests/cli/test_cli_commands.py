@@ -127,6 +127,38 @@ def test_evaluate_with_every_method_that_scores(project):
     assert report["methods"]["mct"]["settings"]["threshold"] == 0.5
 
 
+def test_evaluate_at_equal_sizes(project, tmp_path):
+    arguments = ("--test-images", "30", "--ranking-images", "8", "--map-images", "4")
+    value = project.json(
+        "evaluate", project.run, "--baselines", "random,mct,agnostic", "--kept", "0.25,0.75",
+        "--out", tmp_path / "sizes", *arguments,
+    )  # fmt: skip
+    methods = value["methods"]
+    names = ["generator", "random", "mct", "agnostic"]
+    wanted = [[name, f"{name}@0.25", f"{name}@0.75"] for name in names]
+    # The generator's own size comes first; its ranking at the others has no times.
+    assert sorted(methods) == sorted(sum(wanted, []))
+    for name in names:
+        assert methods[f"{name}@0.25"]["kept"] < methods[f"{name}@0.75"]["kept"]
+        assert methods[f"{name}@0.25"]["ms_per_explanation"] is None
+        assert methods[name]["ms_per_explanation"] > 0
+        assert methods[f"{name}@0.75"]["wrong_class_flip"] is not None
+    assert methods["agnostic"]["aciou"] == 1
+    shown = project.call(
+        "evaluate", project.run, "--baselines", "random", "--kept", "0.25,0.75",
+        "--out", tmp_path / "shown", *arguments,
+    )  # fmt: skip
+    assert "random@0.75" in shown.stdout
+    assert "where the mask decides" in shown.stdout
+
+
+@pytest.mark.parametrize("kept", ["0", "1.5", "a", "-0.1", "0.5;0.2"])
+def test_evaluate_refuses_other_sizes(project, kept):
+    result = project.call("evaluate", project.run, "--kept", kept)
+    assert result.exit_code == 1
+    assert "--kept must be shares in (0, 1]" in result.stderr
+
+
 def test_evaluate_as_json_into_another_folder(project, tmp_path):
     from pathways.evaluation import METRICS
 

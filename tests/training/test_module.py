@@ -112,6 +112,56 @@ def test_a_share_of_the_foreign_inputs_is_content_free(planted):
     assert (foreign != x).any(1).all()
 
 
+def test_a_share_of_the_foreign_inputs_is_mixed(planted):
+    x, labels = planted.images(40)
+    module = make_module(planted.target, blank_share=0.25, mixed_share=0.5)
+    foreign, reference, other = module._foreign_inputs(x, planted.target(x), labels)
+    assert torch.equal(foreign[:10], x[:10])
+    assert len(foreign) == len(other) == 40
+    # Twice a mixture less its first half is an input of the batch.
+    partners = 2 * foreign[10:30] - x[:20]
+    assert (torch.cdist(partners, x).amin(1) < 1e-5).all()
+    torch.testing.assert_close(reference, planted.target(foreign))
+
+
+def test_hard_negatives_are_the_second_most_likely_class(planted):
+    x, labels = planted.images(60)
+    logits = planted.target(x)
+    labels = logits.argmax(1)
+    second = logits.scatter(1, labels.unsqueeze(1), -torch.inf).argmax(1)
+    hard = make_module(planted.target, blank_share=0.0, hard_negatives=1.0)
+    _, _, other = hard._foreign_inputs(x, logits, labels)
+    there = torch.isin(second, labels)
+    assert there.any()
+    assert torch.equal(labels[other][there], second[there])
+    assert (labels[other] != labels).all()
+    some = make_module(planted.target, blank_share=0.0, hard_negatives=0.0)
+    _, _, other = some._foreign_inputs(x, logits, labels)
+    assert not torch.equal(labels[other][there], second[there])
+
+
+def test_mask_noise_only_adds_neurons(planted, monkeypatch):
+    x, _ = planted.images(20)
+    module = make_module(planted.target, specificity=1.0, mask_noise=0.5, blank_share=0.0)
+    seen = []
+    gated = planted.target.gated
+
+    def spy(images, masks):
+        seen.append(masks.detach())
+        return gated(images, masks)
+
+    half = torch.zeros(20, planted.target.sites.num_neurons)
+    half[:, ::2] = 1
+    monkeypatch.setattr(planted.target, "gated", spy)
+    monkeypatch.setattr(module.generator, "masks", lambda importance: half)
+    _, figures = module.objective(x, 1.0)
+    own, foreign = seen[0].split([20, len(seen[0]) - 20])
+    assert (own[:, ::2] == 1).all()
+    assert 0.3 < own[:, 1::2].mean() < 0.7
+    assert (foreign == half[0]).all()
+    assert figures["kept"] == half.mean()  # noise does not count as size
+
+
 def test_a_batch_of_one_class_has_no_leak_term(planted):
     x, labels = planted.images(64)
     x = x[labels == 1]
