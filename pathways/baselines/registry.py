@@ -18,21 +18,35 @@ class BaselineContext:
     """What a baseline may use.
 
     Args:
-        explainer (Explainer): the trained generator that it is compared with, and its target.
+        explainer (PathwayMethod): what it is compared with, mostly the trained generator's
+            Explainer; baselines take its sizes.
         images (Tensor[N, ...]): model inputs to fit on; never those it is measured on.
         seed (int): of everything random.
         progress (callable or None): called with (stage, done, total).
+        min_keep (float or None): floor of every site; None is the generator's.
     """
 
-    explainer: Explainer
+    explainer: PathwayMethod
     images: Tensor
     seed: int = 0
     progress: Callable[[str, int, int], None] | None = None
+    min_keep: float | None = None
 
     @property
     def floor(self) -> float:
-        """The generator's floor, so that neither wins by collapsing a site."""
-        return self.explainer.generator.config["min_keep"]
+        """The generator's floor, so that neither wins by collapsing a site.
+
+        Raises:
+            ValueError: ``explainer`` has no generator, and ``min_keep`` is not given.
+        """
+        if self.min_keep is not None:
+            return self.min_keep
+        if not isinstance(self.explainer, Explainer):
+            raise ValueError(
+                "BaselineContext: min_keep must be given for an explainer without a generator, "
+                f"got {type(self.explainer).__name__}"
+            )
+        return float(self.explainer.generator.config["min_keep"])
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from pathways.evaluation.metrics import (
     PathwayKL,
 )
 from pathways.evaluation.probe import MaskProbe, mask_probe
+from pathways.evaluation.recovery import Recovery, recovery
 from pathways.evaluation.result import METRICS, Evaluation
 from pathways.evaluation.timing import milliseconds_per_image
 from pathways.evaluation.transfer import SHOTS, Scores, TransferPoint, transfer
@@ -45,6 +46,7 @@ __all__ = [
     "Kept",
     "MaskProbe",
     "PathwayKL",
+    "Recovery",
     "Scores",
     "TransferPoint",
     "WrongClass",
@@ -55,6 +57,7 @@ __all__ = [
     "mask_swap_flip",
     "milliseconds_per_image",
     "random_agreement",
+    "recovery",
     "transfer",
     "wrong_class",
 ]
