@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -36,7 +36,19 @@ METHODS: Mapping[str, str] = MappingProxyType(
 """Methods by name, and what they are."""
 # A thousand steps per image take minutes, for what thirty steps show.
 DEFAULT_METHODS = tuple(name for name in METHODS if name != "dgr_pathwaygrad")
-STEPS = 600
+STEPS = 1000
+TRAINING: Mapping[str, Any] = MappingProxyType(
+    {
+        "batch_size": 32,
+        "learning_rate": 1e-2,
+        "sparsity": 2.0,
+        "sparsity_warmup": 0.6,
+        "specificity": 4.0,
+        "generator": {"min_keep": 0.0},
+    }
+)
+"""Settings of the generators that differ from the defaults, found on the net of seed 0. Circuits
+have as little as one channel at a site, and a floor would add to it."""
 # Blank images have one grey level each; no method sees any of them before it is measured.
 GREY_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -168,6 +180,9 @@ def compare(
         ValueError: unknown method, or bad settings.
     """
     check_methods(methods)
+    given = {**TRAINING, **(settings or {}), "steps": steps, "seed": seed}
+    with_leak_term = TrainingConfig.from_json(given)
+    configs = {GENERATOR: with_leak_term, PLAIN: replace(with_leak_term, specificity=0.0)}
     target = net.target()
     oracle = TrueCircuit(net, target)
     context = BaselineContext(oracle, net.images.train, seed, progress, min_keep=0.0)
@@ -178,12 +193,8 @@ def compare(
         started = time.perf_counter()
         if name == TRUTH:
             method: PathwayMethod = oracle
-        elif name in (GENERATOR, PLAIN):
-            leak_term = {"specificity": 0.0} if name == PLAIN else {}
-            config = TrainingConfig.from_json(
-                {**TRAINING, **(settings or {}), "steps": steps, "seed": seed, **leak_term}
-            )
-            method = _trained(target, net.images.train, config, name, progress)
+        elif name in configs:
+            method = _trained(target, net.images.train, configs[name], name, progress)
         else:
             method = make_baseline(name, context)
         parts = [method(batch) for batch in net.images.test.split(batch_size)]
@@ -193,11 +204,6 @@ def compare(
     if progress is not None:
         progress("measuring", len(scores), len(scores))
     return scores
-
-
-TRAINING: Mapping[str, Any] = MappingProxyType({"generator": {"min_keep": 0.0}})
-"""Settings of the generators that differ from the defaults: circuits have as little as one channel
-at a site, and a floor would add to it."""
 
 
 def _trained(

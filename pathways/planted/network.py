@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -95,8 +96,7 @@ def build(sites: Sequence[Sequence[Channel]], glyphs: Tensor, seed: int) -> nn.S
     generator = torch.Generator().manual_seed(seed)
     convolutions = [nn.Conv2d(1, len(sites[0]), 3), nn.Conv2d(len(sites[0]), len(sites[1]), WINDOW)]
     convolutions += [
-        nn.Conv2d(len(before), len(site), 1)
-        for before, site in zip(sites[1:-1], sites[2:], strict=True)
+        nn.Conv2d(len(before), len(site), 1) for before, site in itertools.pairwise(sites[1:])
     ]
     head = nn.Linear(len(sites[-1]), num_classes + 1)
     with torch.no_grad():

@@ -23,8 +23,8 @@ class Planted:
     circuit. D is the number of channels at all sites, flat in site order.
 
     Args:
-        model (nn.Module): ``[N, 1, H, W]`` to logits ``[N, K + 1]``; the last class, "nothing", wins
-            without evidence for another, so that an image without content belongs to no class.
+        model (nn.Module): ``[N, 1, H, W]`` to logits ``[N, K + 1]``; the last class, "nothing",
+            wins without evidence for another, so that an image without content belongs to no class.
         images (Images): training and test images in [0, 1], of the first K classes.
         truth (Tensor[K, D]): bool, circuit of every class.
         backup (Tensor[K, D]): bool, the circuit that works as well when the class's chain is
@@ -127,7 +127,7 @@ def planted(
         >>> net = planted(3, train=6, test=6)
         >>> target = net.target()
         >>> target.num_classes, target.sites.sizes, net.truth.sum(1).tolist()
-        (4, (8, 14, 14, 17), [10, 10, 10])
+        (4, [8, 14, 14, 17], [10, 10, 10])
         >>> (target(net.images.test).argmax(1) == net.images.test_labels).all().item()
         True
         >>> alone = target.gated(net.images.test, net.truth[net.images.test_labels])
