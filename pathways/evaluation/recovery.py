@@ -99,12 +99,12 @@ def recovery(
     f1 = torch.where(total == 0, 0.0, 2 * product / total)
     rows = torch.stack([recall, precision, f1], 1)
     per_class = [rows[labels == label].nanmean(0) for label in range(classes)]
-    means = rows.nanmean(0).tolist()
+    mean_recall, mean_precision, mean_f1 = rows.nanmean(0).tolist()
     shares = {
         name: float(_share(mask, members.cpu().bool()[labels]).nanmean())
         for name, members in (roles or {}).items()
     }
-    return Recovery(*means, torch.stack(per_class), shares)
+    return Recovery(mean_recall, mean_precision, mean_f1, torch.stack(per_class), shares)
 
 
 def _share(mask: Tensor, of: Tensor) -> Tensor:

@@ -32,6 +32,10 @@ def planted(
         float,
         typer.Option(help="Share of images with the class's own distractor rather than any."),
     ] = 0.75,
+    kept: Annotated[
+        float | None,
+        typer.Option(help="Share of channels that baselines keep; default: the circuit's size."),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each generator.")] = STEPS,
     settings: Annotated[
         list[str] | None,
@@ -70,6 +74,7 @@ def planted(
             },
             seeds=range(seed, seed + seeds),
             steps=steps,
+            kept=kept,
             settings=options.assignments(settings),
             progress=output.progress,
         )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pathways.baselines.random_pathway import RandomPathway
 from pathways.baselines.registry import BASELINES, BaselineContext, make_baseline
 from pathways.class_pathways import ClassPathways
 from pathways.evaluation import blank_hit, recovery, transfer, wrong_class
@@ -151,6 +152,7 @@ def compare(
     methods: Sequence[str] = DEFAULT_METHODS,
     *,
     steps: int = STEPS,
+    kept: float | None = None,
     settings: Mapping[str, Any] | None = None,
     batch_size: int = 64,
     seed: int = 0,
@@ -159,15 +161,18 @@ def compare(
     """Measure methods on a planted net.
 
     Generators are trained on the training images and have the size they choose. Baselines keep as
-    many channels of every input as its circuit has, at least one at every site; ``random`` and
-    ``topk`` as many at every site. ``active`` and ``agnostic`` have sizes of their own. Class
-    pathways come from the first half of the test images and are measured on the rest.
+    many channels of every input as its circuit has, or the share ``kept``, at least one at every
+    site; ``random`` and ``topk`` as many at every site. ``active`` and ``agnostic`` have sizes of
+    their own. Class pathways come from the first half of the test images and are measured on the
+    rest.
 
     Args:
         net (Planted): with at least 2 training and 4 test images.
         methods (sequence of str): keys of :data:`METHODS`.
         steps (int): training steps of each generator.
-        settings (mapping or None): other settings of their training
+        kept (float or None): share of the channels that baselines keep, in [0, 1]; None is the size
+            of the circuit.
+        settings (mapping or None): other settings of the training
             (:class:`pathways.training.TrainingConfig`).
         batch_size (int): inputs per run.
         seed (int): of training, baselines and controls.
@@ -177,7 +182,15 @@ def compare(
         dict of Score: ``"truth"`` first, the reference, then the methods in their order.
 
     Raises:
-        ValueError: unknown method, or bad settings.
+        ValueError: unknown method, a share outside [0, 1], or bad settings.
+
+    Source: our choice, method section "recommended test oracles" (planted circuits).
+
+    Example:
+        >>> from pathways.planted import planted
+        >>> scores = compare(planted(2, train=2, test=8), ["random"])
+        >>> scores["truth"].recall, scores["truth"].flip, scores["random"].recall < 0.7
+        (1.0, 0.0, True)
     """
     check_methods(methods)
     given = {**TRAINING, **(settings or {}), "steps": steps, "seed": seed}
@@ -185,8 +198,9 @@ def compare(
     configs = {GENERATOR: with_leak_term, PLAIN: replace(with_leak_term, specificity=0.0)}
     target = net.target()
     oracle = TrueCircuit(net, target)
-    context = BaselineContext(oracle, net.images.train, seed, progress, min_keep=0.0)
-    scores = {}
+    sized = oracle if kept is None else RandomPathway(target, kept=kept)
+    context = BaselineContext(sized, net.images.train, seed, progress, min_keep=0.0)
+    scores: dict[str, Score] = {}
     for name in (TRUTH, *methods):
         if progress is not None:
             progress(f"measuring  {name}", len(scores), len(methods) + 1)

@@ -94,22 +94,25 @@ def build(sites: Sequence[Sequence[Channel]], glyphs: Tensor, seed: int) -> nn.S
     """
     num_classes = len(glyphs) // 2
     generator = torch.Generator().manual_seed(seed)
-    convolutions = [nn.Conv2d(1, len(sites[0]), 3), nn.Conv2d(len(sites[0]), len(sites[1]), WINDOW)]
-    convolutions += [
-        nn.Conv2d(len(before), len(site), 1) for before, site in itertools.pairwise(sites[1:])
-    ]
-    head = nn.Linear(len(sites[-1]), num_classes + 1)
+    with torch.random.fork_rng(devices=[]):  # layers draw weights of their own at first
+        convolutions = [
+            nn.Conv2d(1, len(sites[0]), 3),
+            nn.Conv2d(len(sites[0]), len(sites[1]), WINDOW),
+        ]
+        convolutions += [
+            nn.Conv2d(len(before), len(site), 1) for before, site in itertools.pairwise(sites[1:])
+        ]
+        head = nn.Linear(len(sites[-1]), num_classes + 1)
     with torch.no_grad():
-        for layer in (*convolutions, head):
-            layer.weight.zero_()
-            layer.bias.zero_()
+        for parameter in nn.ModuleList([*convolutions, head]).parameters():
+            parameter.zero_()
         _edges(convolutions[0], sites[0])
         _parts(convolutions[1], sites[0], sites[1], glyphs)
         for position in range(2, len(sites)):
             _means(convolutions[position], sites[position - 1], sites[position])
         _threshold(convolutions[2], sites[2])
         for i in _positions(sites[-1], "cancelling"):
-            convolutions[-1].bias[i] = 1.0
+            _bias(convolutions[-1])[i] = 1.0
         _head(head, sites[-1])
         _dead(convolutions, head, sites, generator)
     layers: list[nn.Module] = []
@@ -121,16 +124,21 @@ def build(sites: Sequence[Sequence[Channel]], glyphs: Tensor, seed: int) -> nn.S
     return net.eval().requires_grad_(False)
 
 
+def _bias(layer: nn.Conv2d | nn.Linear) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
 def _edges(layer: nn.Conv2d, site: Sequence[Channel]) -> None:
     kernels = edge_kernels()
     for i, channel in enumerate(site):
         if channel.role == "shared":
             layer.weight[i] = kernels[channel.part]
-            layer.bias[i] = -EDGE_THRESHOLD
+            _bias(layer)[i] = -EDGE_THRESHOLD
         elif channel.role == "texture":
             dark = channel.part == 1
             layer.weight[i] = (-1.0 if dark else 1.0) / 9
-            layer.bias[i] = 1.0 if dark else 0.0
+            _bias(layer)[i] = 1.0 if dark else 0.0
 
 
 def _parts(
@@ -144,14 +152,14 @@ def _parts(
             if edge.role == "shared":
                 layer.weight[i, j] = filters[glyph, channel.part, edge.part]
         layer.weight[i] /= 1 - PART_THRESHOLD
-        layer.bias[i] = -PART_THRESHOLD / (1 - PART_THRESHOLD)
+        _bias(layer)[i] = -PART_THRESHOLD / (1 - PART_THRESHOLD)
 
 
 def _threshold(layer: nn.Conv2d, site: Sequence[Channel]) -> None:
     """All parts must be there: their mean has to be above a threshold."""
     for i in _positions(site, "chain", "companion", "backup"):
         layer.weight[i] /= 1 - WHOLE_THRESHOLD
-        layer.bias[i] = -WHOLE_THRESHOLD / (1 - WHOLE_THRESHOLD)
+        _bias(layer)[i] = -WHOLE_THRESHOLD / (1 - WHOLE_THRESHOLD)
 
 
 def _means(layer: nn.Conv2d, before: Sequence[Channel], site: Sequence[Channel]) -> None:
@@ -181,7 +189,7 @@ def _positions(site: Sequence[Channel], *roles: str) -> list[int]:
 
 
 def _head(layer: nn.Linear, site: Sequence[Channel]) -> None:
-    layer.bias[-1] = REJECT
+    _bias(layer)[-1] = REJECT
     for i, channel in enumerate(site):
         inhibits = channel.role == "inhibitory" or (channel.role == "backup" and channel.part == 1)
         if channel.role == "cancelling":
@@ -207,6 +215,6 @@ def _dead(
             shape = layer.weight[i].shape
             layer.weight[i] = 0.1 * torch.randn(shape, generator=generator)
             # No activation comes near 8, whatever the input and whatever is gated.
-            layer.bias[i] = -1.0 - 8.0 * layer.weight[i].abs().sum()
+            _bias(layer)[i] = -1.0 - 8.0 * layer.weight[i].abs().sum()
             outgoing = following.weight[:, i]
             outgoing.copy_(torch.randn(outgoing.shape, generator=generator))

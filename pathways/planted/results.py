@@ -31,6 +31,7 @@ def compare_seeds(
     options: Mapping[str, Any] | None = None,
     seeds: Sequence[int] = (0,),
     steps: int = STEPS,
+    kept: float | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, list[Score]], dict[str, Any]]:
@@ -42,7 +43,8 @@ def compare_seeds(
         seeds (sequence of int): distinct, at least one; each is that of net, images, training and
             controls.
         steps (int): training steps of each generator.
-        settings (mapping or None): other settings of their training.
+        kept (float or None): share of the channels that baselines keep; None is the circuit's size.
+        settings (mapping or None): other settings of the training.
         progress (callable or None): called with (stage, done, total).
 
     Returns:
@@ -52,6 +54,12 @@ def compare_seeds(
 
     Raises:
         ValueError: unknown method, bad options or settings, no seeds or one twice.
+
+    Example:
+        >>> options = {"num_classes": 2, "train": 2, "test": 8}
+        >>> _, result = compare_seeds(["random"], options=options, seeds=(0, 1))
+        >>> result["circuit"], result["methods"]["truth"]["mean"]["recall"]
+        (10, 1.0)
     """
     check_methods(methods)
     if not seeds or len(set(seeds)) < len(seeds):
@@ -60,13 +68,16 @@ def compare_seeds(
     for seed in seeds:
         net = planted(**(options or {}), seed=seed)
         report = None if progress is None else _named(progress, seed, len(seeds))
-        found = compare(net, methods, steps=steps, settings=settings, seed=seed, progress=report)
+        found = compare(
+            net, methods, steps=steps, kept=kept, settings=settings, seed=seed, progress=report
+        )
         for name, score in found.items():
             scores.setdefault(name, []).append(score)
     result = {
         "options": dict(options or {}),
         "seeds": list(seeds),
         "steps": steps,
+        "kept": kept,
         "settings": dict(settings or {}),
         "classes": net.num_classes,
         "channels": net.truth.shape[1],

@@ -42,6 +42,12 @@ def recovery_figure(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> Figu
 
     Raises:
         ValueError: no methods, or a method without figures.
+
+    Example:
+        >>> names = ("recall", "precision", "agreement", "transfer", "flip", "blank_hit")
+        >>> figure = recovery_figure({"truth": [dict.fromkeys(names, 1.0)]})
+        >>> [axes.get_title() for axes in figure.axes][0]
+        'the planted circuit (1 is best)'
     """
     if not scores or not all(scores.values()):
         raise ValueError("recovery_figure: scores must hold figures of at least one method")

@@ -52,6 +52,7 @@ def test_json_of_several_seeds_and_settings(tmp_path):
         (("--classes", "1"), "num_classes must be at least 2, got 1"),
         (("--depth", "2"), "depth must be at least 4, got 2"),
         (("--noise", "2"), "noise must be in [0, 0.05], got 2"),
+        (("--kept", "1.5"), "kept must be in [0, 1], got 1.5"),
         (("--set", "batch_size"), "--set must be NAME=VALUE"),
         (("--set", "colour=1", "--methods", "random"), "'colour' is not a setting"),
     ],

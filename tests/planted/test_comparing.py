@@ -50,6 +50,15 @@ def test_order_and_equal_sizes(scores):
     assert scores["mct"].ranked == pytest.approx(scores["mct"].recall)
 
 
+def test_a_share_instead_of_the_size_of_the_circuit(net):
+    found = compare(net, ["mct", "topk"], kept=0.5)
+    halves = sum(round(size / 2) for size in net.target().sites.sizes) / len(net.channels)
+    assert found["mct"].kept == found["topk"].kept == pytest.approx(halves)
+    assert found["truth"].precision == 1
+    with pytest.raises(ValueError, match=r"kept must be in \[0, 1\], got 1.5"):
+        compare(net, ["mct"], kept=1.5)
+
+
 def test_what_gradients_of_the_own_logit_cannot_see(scores):
     """Halves of a pair cancel and inhibition acts on other logits: both are blind spots."""
     assert scores["mct"].roles["cancelling"] == 1

@@ -182,6 +182,14 @@ def test_role_masks_split_the_owned_channels():
     assert "backup" not in planted(2, train=0, test=2).role_masks()
 
 
+def test_random_numbers_of_others_are_left_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    planted(2, train=2, test=2)
+    assert torch.equal(torch.rand(4), expected)
+
+
 def test_the_same_seed_gives_the_same_net():
     one, two, other = (planted(3, train=9, test=9, seed=seed) for seed in (4, 4, 5))
     for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
