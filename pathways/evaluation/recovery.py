@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from pathways.pathway import Pathway
+
+# Rows are unpacked so many at a time: a bound on memory.
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,7 @@ def recovery(
         >>> found.recall, found.precision, found.f1
         (0.5, 0.5, 0.5)
     """
-    mask = pathway.mask() if isinstance(pathway, Pathway) else pathway.bool()
-    mask, labels = mask.cpu(), labels.cpu()
+    labels = labels.cpu()
     named = {"truth": truth, "alternative": alternative, **(roles or {})}
     for name, value in named.items():
         if value is not None and (value.dim() != 2 or value.shape != truth.shape):
@@ -78,33 +81,45 @@ def recovery(
                 f"got {tuple(value.shape)}"
             )
     classes, neurons = truth.shape
-    if mask.shape != (len(labels), neurons):
+    if isinstance(pathway, Pathway):
+        shape: tuple[int, ...] = (len(pathway), pathway.sites.num_neurons)
+    else:
+        shape = tuple(pathway.shape)
+    if shape != (len(labels), neurons):
         raise ValueError(
-            f"recovery: pathway must be [{len(labels)}, {neurons}] by labels and truth, "
-            f"got {tuple(mask.shape)}"
+            f"recovery: pathway must be [{len(labels)}, {neurons}] by labels and truth, got {shape}"
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(
             f"recovery: labels must be in [0, {classes}), "
             f"got {int(labels.min())}..{int(labels.max())}"
         )
-    own = truth.cpu().bool()[labels]
-    right, recall = own, _share(mask, own)
-    if alternative is not None:
-        other = alternative.cpu().bool()[labels]
-        # torch.fmax: an empty circuit has no recall, and the other one counts.
-        right, recall = own | other, torch.fmax(recall, _share(mask, other))
-    precision = _share(right, mask)
-    product, total = recall * precision.nan_to_num(0.0), recall + precision.nan_to_num(0.0)
-    f1 = torch.where(total == 0, 0.0, 2 * product / total)
-    rows = torch.stack([recall, precision, f1], 1)
-    per_class = [rows[labels == label].nanmean(0) for label in range(classes)]
-    mean_recall, mean_precision, mean_f1 = rows.nanmean(0).tolist()
-    shares = {
-        name: float(_share(mask, members.cpu().bool()[labels]).nanmean())
-        for name, members in (roles or {}).items()
-    }
-    return Recovery(mean_recall, mean_precision, mean_f1, torch.stack(per_class), shares)
+    circuits = [value.cpu().bool() for value in (truth, alternative) if value is not None]
+    members = [value.cpu().bool() for value in (roles or {}).values()]
+    parts = [torch.zeros(0, 3 + len(members), dtype=torch.float64)]
+    for start in range(0, len(labels), _ROWS):
+        chosen = pathway[start : start + _ROWS]
+        mask = chosen.mask() if isinstance(chosen, Pathway) else chosen.bool()
+        own = labels[start : start + _ROWS]
+        parts.append(_rows(mask.cpu(), own, circuits, members))
+    rows = torch.cat(parts)
+    per_class = [rows[labels == label, :3].nanmean(0) for label in range(classes)]
+    recall, precision, f1, *shares = rows.nanmean(0).tolist()
+    return Recovery(
+        recall, precision, f1, torch.stack(per_class), dict(zip(roles or {}, shares, strict=True))
+    )
+
+
+def _rows(mask: Tensor, labels: Tensor, circuits: list[Tensor], roles: list[Tensor]) -> Tensor:
+    """Recall, precision, f1 and share of every role of each row: float64 ``[N, 3 + R]``."""
+    own = [circuit[labels] for circuit in circuits]
+    # torch.fmax: an empty circuit has no recall, and the other one counts.
+    recall = reduce(torch.fmax, [_share(mask, circuit) for circuit in own])
+    precision = _share(reduce(torch.logical_or, own), mask)
+    found = precision.nan_to_num(0.0)
+    total = recall + found
+    f1 = torch.where(total == 0, 0.0, 2 * recall * found / total)
+    return torch.stack([recall, precision, f1, *(_share(mask, r[labels]) for r in roles)], 1)
 
 
 def _share(mask: Tensor, of: Tensor) -> Tensor:

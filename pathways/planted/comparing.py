@@ -182,7 +182,7 @@ def compare(
         dict of Score: ``"truth"`` first, the reference, then the methods in their order.
 
     Raises:
-        ValueError: unknown method, a share outside [0, 1], or bad settings.
+        ValueError: unknown method, too few images, a share outside [0, 1], or bad settings.
 
     Source: our choice, method section "recommended test oracles" (planted circuits).
 
@@ -193,6 +193,11 @@ def compare(
         (1.0, 0.0, True)
     """
     check_methods(methods)
+    if len(net.images.train) < 2 or len(net.images.test) < 4:
+        raise ValueError(
+            "compare: net must have at least 2 training and 4 test images, "
+            f"got {len(net.images.train)} and {len(net.images.test)}"
+        )
     given = {**TRAINING, **(settings or {}), "steps": steps, "seed": seed}
     with_leak_term = TrainingConfig.from_json(given)
     configs = {GENERATOR: with_leak_term, PLAIN: replace(with_leak_term, specificity=0.0)}

@@ -51,6 +51,16 @@ def test_f1_is_that_of_sets():
     assert recovery(mask, labels, truth).f1 == pytest.approx(float((2 * both / sizes).mean()))
 
 
+def test_more_rows_than_are_unpacked_at_a_time():
+    repeated = recovery(MASK.repeat(700, 1), LABELS.repeat(700), TRUTH, roles={"own": TRUTH})
+    once = recovery(MASK, LABELS, TRUTH, roles={"own": TRUTH})
+    assert (repeated.recall, repeated.precision, repeated.f1) == pytest.approx(
+        (once.recall, once.precision, once.f1)
+    )
+    torch.testing.assert_close(repeated.per_class, once.per_class)
+    assert repeated.roles == pytest.approx(once.roles) and once.roles["own"] == once.recall
+
+
 def test_equal_sizes_make_recall_and_precision_equal():
     generator = torch.Generator().manual_seed(2)
     order = torch.rand(20, 15, generator=generator).argsort(1)

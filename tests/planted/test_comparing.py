@@ -167,6 +167,10 @@ def test_seeds_in_one_comparison_and_the_files(tmp_path):
         "planted.json",
         "planted.png",
     ]
+    for few in ({"train": 1, "test": 4}, {"train": 2, "test": 3}):
+        expected = f"at least 2 training and 4 test images, got {few['train']} and {few['test']}"
+        with pytest.raises(ValueError, match=expected):
+            compare(planted(2, **few), ["random"])
     with pytest.raises(ValueError, match="'colour' is not a setting"):
         compare(planted(**FAST), ["random"], settings={"colour": 1})
     with pytest.raises(ValueError, match=r"seeds must be distinct, at least one, got \[\]"):
