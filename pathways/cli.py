@@ -24,6 +24,7 @@ from pathways.options import (
     SiteGlobs,
     Weights,
 )
+from pathways.planted.command import planted
 
 app = typer.Typer(
     name="pathways",
@@ -508,6 +509,9 @@ def overlap(
         result = overlap_files(file, other, picture)
         show_overlap(output, result)
         output.result(result)
+
+
+app.command()(planted)
 
 
 if __name__ == "__main__":

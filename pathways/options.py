@@ -116,6 +116,12 @@ def training_config(settings: list[str] | None, **named: Any) -> TrainingConfig:
     from pathways.training.config import TrainingConfig
 
     values = {name: value for name, value in named.items() if value is not None}
+    return TrainingConfig.from_json(values | assignments(settings))
+
+
+def assignments(settings: list[str] | None) -> dict[str, Any]:
+    """Values of NAME=VALUE, where VALUE is JSON, or else text."""
+    values: dict[str, Any] = {}
     for setting in settings or []:
         name, equals, text = setting.partition("=")
         if not equals:
@@ -124,7 +130,7 @@ def training_config(settings: list[str] | None, **named: Any) -> TrainingConfig:
             values[name.strip()] = json.loads(text)
         except json.JSONDecodeError:
             values[name.strip()] = text
-    return TrainingConfig.from_json(values)
+    return values
 
 
 def place(run: Run, device: str) -> None:

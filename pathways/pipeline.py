@@ -68,7 +68,7 @@ FILES = {
 Progress = Callable[[str, int, int], None]
 
 
-class _TrainingProgress(lightning.Callback):
+class TrainingProgress(lightning.Callback):
     """Passes the figures of the current step on."""
 
     def __init__(self, progress: Progress) -> None:
@@ -233,7 +233,7 @@ def train(
         blanks=preprocessing.blanks(*images.shape[1:]),
         resume=resume,
         progress=False,
-        callbacks=[] if progress is None else [_TrainingProgress(progress)],
+        callbacks=[] if progress is None else [TrainingProgress(progress)],
     )
     return Explainer(target, generator)
 

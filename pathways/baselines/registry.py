@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pathways import baselines
@@ -20,23 +21,37 @@ class BaselineContext:
     """What a baseline may use.
 
     Args:
-        explainer (Explainer): the trained generator that it is compared with, and its target.
+        explainer (PathwayMethod): what it is compared with, mostly the trained generator's
+            Explainer; baselines take its sizes.
         images (Tensor[N, ...]): model inputs to fit on; never those it is measured on.
         seed (int): of everything random.
         progress (callable or None): called with (stage, done, total).
         kept (float or None): share of neurons to keep, the same for every input; None is what the
             generator keeps of that input.
+        min_keep (float or None): floor of every site; None is the generator's.
     """
 
-    explainer: Explainer
+    explainer: PathwayMethod
     images: Tensor
     seed: int = 0
     progress: Callable[[str, int, int], None] | None = None
     kept: float | None = None
+    min_keep: float | None = None
 
     @property
     def floor(self) -> float:
-        """The generator's floor, so that neither wins by collapsing a site."""
+        """The generator's floor, so that neither wins by collapsing a site.
+
+        Raises:
+            ValueError: ``explainer`` has no generator, and ``min_keep`` is not given.
+        """
+        if self.min_keep is not None:
+            return self.min_keep
+        if not isinstance(self.explainer, Explainer):
+            raise ValueError(
+                "BaselineContext: min_keep must be given for an explainer without a generator, "
+                f"got {type(self.explainer).__name__}"
+            )
         return float(self.explainer.generator.config["min_keep"])
 
 
@@ -84,8 +99,11 @@ def _agnostic(context: BaselineContext) -> PathwayMethod:
 def _mean_kept(context: BaselineContext) -> float:
     """Share that the generator keeps of the images to fit on, of some hundreds of them."""
     images = context.images[:_SIZE_IMAGES]
-    batches = [batch.to(context.explainer.target.device) for batch in images.split(64)]
-    return float(context.explainer.explain(batches).pathway.kept().mean())
+    explainer = context.explainer
+    kept = [
+        explainer(batch.to(explainer.target.device)).pathway.kept() for batch in images.split(64)
+    ]
+    return float(torch.cat(kept).mean())
 
 
 def _active(context: BaselineContext) -> PathwayMethod:
@@ -150,6 +168,11 @@ def make_sizes(
     """
     methods: dict[str, PathwayMethod] = {}
     if name == "generator":
+        if not isinstance(context.explainer, Explainer):
+            raise ValueError(
+                "make_sizes: generator must be an Explainer, "
+                f"got {type(context.explainer).__name__}"
+            )
         first: Any = baselines.GeneratorRanking(
             context.explainer, like=context.explainer, min_keep=context.floor
         )

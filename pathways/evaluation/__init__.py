@@ -35,6 +35,7 @@ from pathways.evaluation.necessity import Minimality, Necessity, minimality, nec
 from pathways.evaluation.probe import MaskProbe, mask_probe
 from pathways.evaluation.randomization import Randomization, randomization
 from pathways.evaluation.ranking import Ranking, RankingCurve, ranking_curve
+from pathways.evaluation.recovery import Recovery, recovery
 from pathways.evaluation.result import METRICS, Evaluation
 from pathways.evaluation.road import Road, impute, road
 from pathways.evaluation.sparsity import Sparsity, SparsityMeter, complexity, sparseness
@@ -64,6 +65,7 @@ __all__ = [
     "Randomization",
     "Ranking",
     "RankingCurve",
+    "Recovery",
     "Road",
     "Scores",
     "Sparsity",
@@ -91,6 +93,7 @@ __all__ = [
     "random_agreement",
     "randomization",
     "ranking_curve",
+    "recovery",
     "road",
     "sensitivity_max",
     "sparseness",

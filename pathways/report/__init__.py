@@ -12,6 +12,7 @@ from pathways.report.figures import (
 )
 from pathways.report.images import explain_images, fit_to_run
 from pathways.report.overlap import describe_overlap, overlap_files
+from pathways.report.recovery_figure import recovery_figure
 from pathways.report.tables import MetricRow, metric_rows
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "metric_rows",
     "overlap_figure",
     "overlap_files",
+    "recovery_figure",
     "save_figure",
     "training_figure",
     "transfer_figure",

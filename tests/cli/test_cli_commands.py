@@ -18,7 +18,9 @@ def test_version_and_help(trained):
     import pathways
 
     assert trained.call("--version").stdout.strip() == f"pathways {pathways.__version__}"
-    for name in ("demo", "sites", "fit", "evaluate", "explain", "export", "extract", "overlap"):
+    for name in (
+        "demo", "sites", "fit", "evaluate", "explain", "export", "extract", "overlap", "planted",
+    ):  # fmt: skip
         result = trained.call(name, "--help")
         assert result.exit_code == 0
         assert "--json" in result.stdout
@@ -135,9 +137,9 @@ def test_evaluate_at_equal_sizes(project, tmp_path):
     )  # fmt: skip
     methods = value["methods"]
     names = ["generator", "random", "mct", "agnostic"]
-    wanted = [[name, f"{name}@0.25", f"{name}@0.75"] for name in names]
+    wanted = [name + size for name in names for size in ("", "@0.25", "@0.75")]
     # The generator's own size comes first; its ranking at the others has no times.
-    assert sorted(methods) == sorted(sum(wanted, []))
+    assert sorted(methods) == sorted(wanted)
     for name in names:
         assert methods[f"{name}@0.25"]["kept"] < methods[f"{name}@0.75"]["kept"]
         assert methods[f"{name}@0.25"]["ms_per_explanation"] is None
