@@ -10,6 +10,12 @@ from pathways.report.figures import (
     training_figure,
     transfer_figure,
 )
+from pathways.report.frontier import (
+    frontier_figure,
+    save_sweep,
+    sweep_summary,
+    variants_figure,
+)
 from pathways.report.images import explain_images, fit_to_run
 from pathways.report.overlap import describe_overlap, overlap_files
 from pathways.report.tables import MetricRow, metric_rows
@@ -22,11 +28,15 @@ __all__ = [
     "explain_images",
     "explanation_figure",
     "fit_to_run",
+    "frontier_figure",
     "heatmap_figure",
     "metric_rows",
     "overlap_figure",
     "overlap_files",
     "save_figure",
+    "save_sweep",
+    "sweep_summary",
     "training_figure",
     "transfer_figure",
+    "variants_figure",
 ]
