@@ -69,6 +69,8 @@ def quick_figures(
     own = scores(logits, gated, pathway)
     divergence = metrics.PathwayKL()
     divergence.update(logits, gated)
+    size = metrics.Kept(pathway.sites)
+    size.update(pathway)
     similarity = metrics.ClassIoU(pathway.sites, target.num_classes, seed=seed)
     similarity.update(pathway, predictions)
 
@@ -91,7 +93,7 @@ def quick_figures(
     transferred = gated_logits(target, images[covered], shared, batch_size)
     unseen = unseen_blanks(images, seed=seed)
     return {
-        "kept": own.kept,
+        "kept": float(size.compute()["mean"]),
         "agreement": own.agreement,
         "kl": float(divergence.compute()),
         "mdc": own.mdc,

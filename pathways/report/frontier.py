@@ -104,44 +104,47 @@ def frontier_figure(summary: Sequence[Mapping[str, Any]], num_classes: int) -> F
     """
     if not summary:
         raise ValueError("frontier_figure: summary must hold at least one variant, got none")
-    seeds = max(len(entry["seeds"]) for entry in summary)
     with _styled():
-        figure = _figure(10.0, 4.9)
+        figure = _figure(10.5, 5.2)
         left, right = figure.subplots(1, 2, sharex=True)
         for plain, color, marker, words in _KINDS:
             chosen = [entry for entry in summary if entry["plain"] == plain]
             chosen.sort(key=lambda entry: _mean(entry, "kept"))
             if not chosen:
                 continue
-            _line(left, chosen, "agreement", color, marker, words)
-            _line(right, chosen, "wrong_class_flip", color, marker, words)
-            right.plot(
-                [_mean(entry, "kept") for entry in chosen],
-                [_mean(entry, "blank_hit") for entry in chosen],
-                color=color, lw=1.0, ls=":", label=f"blank hit, {words.partition(' (')[0]}",
-            )  # fmt: skip
+            kept = [_mean(entry, "kept") for entry in chosen]
+            blanks = [_mean(entry, "blank_hit") for entry in chosen]
             for axes, name in ((left, "agreement"), (right, "wrong_class_flip")):
-                _weights(axes, chosen, name, color)
-        _limit(left, LIMITS["agreement"], "above", f"at least {LIMITS['agreement']:g}")
-        _limit(
-            right, LIMITS["wrong_class_flip"], "below", f"at most {LIMITS['wrong_class_flip']:g}"
-        )
+                _band(axes, kept, chosen, name, color)
+                means = [_mean(entry, name) for entry in chosen]
+                axes.plot(kept, means, color=color, marker=marker, ms=5, lw=1.5, label=words)
+                _weights(axes, chosen, name, color, above=not plain)
+            label = f"blank hit (chance {1 / num_classes:.2g}), {words}"
+            right.plot(kept, blanks, color=color, lw=1.0, ls=":", label=label)
+        low = min((value for entry in summary for value in _known(entry, "agreement")), default=0)
+        left.set_ylim(max(-0.03, min(0.88, low - 0.05)), 1.02)
         left.set_title("prediction stays, pathway alone: higher is better", loc="left")
         left.set_ylabel("agreement")
+        right.set_ylim(-0.03, 1.05)
         right.set_title("wrong class's pathway decides: lower is better", loc="left")
         right.set_ylabel("wrong-class flip, blank hit")
-        for axes in (left, right):
+        for axes, name, bound in (
+            (left, "agreement", "at least"),
+            (right, "wrong_class_flip", "at most"),
+        ):
+            axes.axhline(LIMITS[name], color=GREY, lw=1.0, ls="--", zorder=0)
+            axes.annotate(
+                f"{bound} {LIMITS[name]:.2f}", (1, LIMITS[name]),
+                xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
+                va="center", fontsize=8, color="dimgrey",
+            )  # fmt: skip
             axes.set_xlabel("share of neurons kept")
-            axes.set_ylim(-0.03, 1.05)
+            axes.margins(x=0.08)
+            axes.locator_params(axis="x", nbins=6)
             axes.grid(alpha=0.25)
         handles, labels = right.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-        band = f"mean of {seeds} seeds; bands: least to greatest" if seeds > 1 else "one seed"
-        figure.suptitle(
-            f"Pathways by weight of sparsity (numbers at the marks); {band}; "
-            f"blank hit by chance {1 / num_classes:.2g}",
-            fontsize=10,
-        )
+        figure.suptitle(f"{_spread_words(summary)}; numbers: weight of sparsity", fontsize=10)
         return figure
 
 
@@ -160,7 +163,7 @@ def variants_figure(summary: Sequence[Mapping[str, Any]]) -> Figure:
     if not summary:
         raise ValueError("variants_figure: summary must hold at least one variant, got none")
     with _styled():
-        figure = _figure(11.0, 1.7 + 0.42 * len(summary))
+        figure = _figure(11.0, 2.0 + 0.42 * len(summary))
         panels = figure.subplots(1, len(SHOWN), sharey=True)
         rows = range(len(summary))
         for axes, (name, words, better) in zip(panels, SHOWN, strict=True):
@@ -179,36 +182,35 @@ def variants_figure(summary: Sequence[Mapping[str, Any]]) -> Figure:
             axes.locator_params(axis="x", nbins=4)
         panels[0].set_yticks(rows, [entry["name"] for entry in summary])
         panels[0].set_ylim(len(summary) - 0.5, -0.5)
+        words = _spread_words(summary).replace("bands", "bars")
+        figure.suptitle(f"{words}; dashed: mean of {summary[0]['name']}", fontsize=10)
         return figure
 
 
-def _line(
-    axes: Axes,
-    chosen: Sequence[Mapping[str, Any]],
-    name: str,
-    color: str,
-    marker: str,
-    label: str,
+def _spread_words(summary: Sequence[Mapping[str, Any]]) -> str:
+    seeds = max(len(entry["seeds"]) for entry in summary)
+    if seeds == 1:
+        return "Marks: one seed"
+    return f"Marks: mean of {seeds} seeds; bands: least to greatest; dots: single seeds"
+
+
+def _band(
+    axes: Axes, kept: list[float], chosen: Sequence[Mapping[str, Any]], name: str, color: str
 ) -> None:
-    kept = [_mean(entry, "kept") for entry in chosen]
-    axes.plot(
-        kept, [_mean(entry, name) for entry in chosen],
-        color=color, marker=marker, ms=5, lw=1.5, label=label,
-    )  # fmt: skip
-    lows, highs = (
-        [limit(_known(e, name), default=math.nan) for e in chosen] for limit in (min, max)
-    )
-    axes.fill_between(kept, lows, highs, color=color, alpha=0.18, lw=0)
+    """Least to greatest of the seeds at the mean share kept, and the seeds themselves."""
+    low = [min(_known(entry, name), default=math.nan) for entry in chosen]
+    high = [max(_known(entry, name), default=math.nan) for entry in chosen]
+    axes.fill_between(kept, low, high, color=color, alpha=0.18, lw=0)
     for entry in chosen:
-        pairs = zip(
-            entry["figures"]["kept"]["values"], entry["figures"][name]["values"], strict=True
-        )
-        for x, y in pairs:
-            if len(entry["seeds"]) > 1 and x is not None and y is not None:
-                axes.plot(x, y, ".", color=color, ms=3.5, alpha=0.6)
+        x, y = (entry["figures"][figure]["values"] for figure in ("kept", name))
+        if len(x) > 1:
+            seen = [(math.nan if v is None else v for v in values) for values in (x, y)]
+            axes.plot(*map(list, seen), ".", color=color, ms=3.5, alpha=0.6)
 
 
-def _weights(axes: Axes, chosen: Sequence[Mapping[str, Any]], name: str, color: str) -> None:
+def _weights(
+    axes: Axes, chosen: Sequence[Mapping[str, Any]], name: str, color: str, above: bool
+) -> None:
     """The sparsity weight at every mark."""
     for entry in chosen:
         place = (_mean(entry, "kept"), _mean(entry, name))
@@ -216,16 +218,12 @@ def _weights(axes: Axes, chosen: Sequence[Mapping[str, Any]], name: str, color: 
             axes.annotate(
                 f"{entry['sparsity']:g}",
                 place,
-                xytext=(0, 6),
+                xytext=(0, 6 if above else -13),
                 textcoords="offset points",
                 ha="center",
                 fontsize=8,
                 color=color,
             )
-
-
-def _limit(axes: Axes, value: float, side: str, words: str) -> None:
-    axes.axhline(value, color=GREY, lw=1.0, ls="--", zorder=0)
 
 
 def _mean(entry: Mapping[str, Any], name: str) -> float:
