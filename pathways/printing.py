@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,6 @@ _SWEEP = {
     "blank_hit": "blank hit",
     "blank_hit_unseen": "unseen blanks",
     "transfer_agreement": "transfer",
-    "kl": "KL (nats)",
 }
 
 
@@ -168,7 +168,7 @@ def show_sweep(output: Output, result: dict[str, Any]) -> None:
         caption=f"below: difference from {variants[0]['name']}, seed by seed" if ablation else None,
         show_lines=ablation,
     )
-    table.add_column("variant", overflow="fold")
+    table.add_column("variant", overflow="fold", min_width=16)
     for heading in _SWEEP.values():
         table.add_column(heading, justify="right", no_wrap=True)
     for row, entry in enumerate(variants):
@@ -188,4 +188,5 @@ def show_sweep(output: Output, result: dict[str, Any]) -> None:
 def _spread(mean: float | None, std: float | None, sign: str) -> str:
     if mean is None:
         return "-"
-    return f"{mean:{sign}.3f}" + ("" if std is None else f" ± {std:.3f}")
+    # Without the zero before the point the table fits into a terminal.
+    return re.sub(r"\b0\.", ".", f"{mean:{sign}.3f}" + ("" if std is None else f" ± {std:.3f}"))

@@ -25,6 +25,8 @@ SHOWN = (
     ("wrong_class_flip", "wrong-class flip", "lower"),
     ("blank_hit", "blank hit", "lower"),
 )
+# Marks closer than this in both directions get one label.
+_NEAR = 0.02
 _KINDS = (
     (False, BLUE, "o", "with the leak term"),
     (True, VERMILION, "^", "plain objective (specificity 0)"),
@@ -118,11 +120,12 @@ def frontier_figure(summary: Sequence[Mapping[str, Any]], num_classes: int) -> F
                 _band(axes, kept, chosen, name, color)
                 means = [_mean(entry, name) for entry in chosen]
                 axes.plot(kept, means, color=color, marker=marker, ms=5, lw=1.5, label=words)
-                _weights(axes, chosen, name, color, above=not plain)
+                beside = (7, 0) if plain else (0, 9 if axes is left else -10)
+                _weights(axes, chosen, name, color, beside)
             label = f"blank hit (chance {1 / num_classes:.2g}), {words}"
-            right.plot(kept, blanks, color=color, lw=1.0, ls=":", label=label)
+            right.plot(kept, blanks, color=color, lw=1.0, ls=":", marker="x", ms=4, label=label)
         low = min((value for entry in summary for value in _known(entry, "agreement")), default=0)
-        left.set_ylim(max(-0.03, min(0.88, low - 0.05)), 1.02)
+        left.set_ylim(max(-0.03, min(0.88, low - 0.05)), 1.05)
         left.set_title("prediction stays, pathway alone: higher is better", loc="left")
         left.set_ylabel("agreement")
         right.set_ylim(-0.03, 1.05)
@@ -209,21 +212,38 @@ def _band(
 
 
 def _weights(
-    axes: Axes, chosen: Sequence[Mapping[str, Any]], name: str, color: str, above: bool
+    axes: Axes,
+    chosen: Sequence[Mapping[str, Any]],
+    name: str,
+    color: str,
+    offset: tuple[float, float],
 ) -> None:
-    """The sparsity weight at every mark."""
-    for entry in chosen:
-        place = (_mean(entry, "kept"), _mean(entry, name))
-        if all(map(math.isfinite, place)):
-            axes.annotate(
-                f"{entry['sparsity']:g}",
-                place,
-                xytext=(0, 6 if above else -13),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-                color=color,
-            )
+    """The sparsity weight at every mark; marks at nearly one place share a list of them."""
+    from matplotlib.patheffects import withStroke
+
+    groups: list[tuple[float, float, list[float]]] = []
+    for entry in sorted(chosen, key=lambda entry: float(entry["sparsity"])):
+        x, y = _mean(entry, "kept"), _mean(entry, name)
+        if not (math.isfinite(x) and math.isfinite(y)):
+            continue
+        for other_x, other_y, weights in groups:
+            if abs(x - other_x) < _NEAR and abs(y - other_y) < _NEAR:
+                weights.append(entry["sparsity"])
+                break
+        else:
+            groups.append((x, y, [entry["sparsity"]]))
+    for x, y, weights in groups:
+        axes.annotate(
+            ", ".join(f"{weight:g}" for weight in weights),
+            (x, y),
+            xytext=offset,
+            textcoords="offset points",
+            ha="left" if offset[0] else "center",
+            va="center",
+            fontsize=8,
+            color=color,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )
 
 
 def _mean(entry: Mapping[str, Any], name: str) -> float:
