@@ -18,7 +18,9 @@ def test_version_and_help(trained):
     import pathways
 
     assert trained.call("--version").stdout.strip() == f"pathways {pathways.__version__}"
-    for name in ("demo", "sites", "fit", "evaluate", "explain", "export", "extract", "overlap"):
+    for name in (
+        "demo", "sites", "fit", "evaluate", "frontier", "explain", "export", "extract", "overlap",
+    ):  # fmt: skip
         result = trained.call(name, "--help")
         assert result.exit_code == 0
         assert "--json" in result.stdout
