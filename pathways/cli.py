@@ -332,12 +332,12 @@ def evaluate(
 def frontier(
     run_folder: RunFolder,
     sparsity: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Weights of the share kept, separated by commas; the weight of the leak term "
-            "grows with them in the run's ratio."
+            help="Weights of the share kept (1,2,4,8); the weight of the leak term grows with "
+            "them in the run's ratio."
         ),
-    ] = "1,2,4,8",
+    ] = None,
     variants: Annotated[
         Path | None,
         typer.Option(help='Instead compare the settings in a JSON file, {"name": {settings}}.'),
@@ -379,13 +379,15 @@ def frontier(
         from pathways.sweep import read_variants, run_sweep, sparsity_variants, unfinished
         from pathways.sweep_jobs import train_in_processes
 
+        if variants is not None and sparsity is not None:
+            raise typer.BadParameter("--sparsity cannot be given with --variants")
         run, config = load_training(run_folder)
         config = config if steps is None else replace(config, steps=steps)
-        chosen = (
-            sparsity_variants(config, options.listed("--sparsity", sparsity, float), plain=plain)
-            if variants is None
-            else read_variants(variants)
-        )
+        if variants is not None:
+            chosen = read_variants(variants)
+        else:
+            weights = options.listed("--sparsity", sparsity or "1,2,4,8", float)
+            chosen = sparsity_variants(config, weights, plain=plain)
         numbers = options.listed("--seeds", seeds, int)
         options.place(run, device)
         images = run.images if data is None else run.load_images(data)

@@ -249,7 +249,7 @@ def _digest(images: Images) -> str:
     digest = hashlib.sha256()
     for value in (images.train, images.test):
         digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

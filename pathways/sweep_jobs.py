@@ -79,8 +79,9 @@ def train_in_processes(
             done = len(points) - len(waiting) - len(running)
             if progress is not None:
                 progress(f"points  {len(running)} at a time", done, len(points))
-            for sentinel in multiprocessing.connection.wait(list(running)):
-                process, receiver, label = running.pop(int(sentinel))  # type: ignore[call-overload]
+            ready = multiprocessing.connection.wait(list(running))
+            for sentinel in [number for number in running if number in ready]:
+                process, receiver, label = running.pop(sentinel)
                 process.join()
                 if process.exitcode != 0:
                     raise RuntimeError(f"{label}: {_reason(receiver, process.exitcode)}")

@@ -186,7 +186,10 @@ def variants_figure(summary: Sequence[Mapping[str, Any]]) -> Figure:
         panels[0].set_yticks(rows, [entry["name"] for entry in summary])
         panels[0].set_ylim(len(summary) - 0.5, -0.5)
         words = _spread_words(summary).replace("bands", "bars")
-        figure.suptitle(f"{words}; dashed: mean of {summary[0]['name']}", fontsize=10)
+        words += f"; dashed: mean of {summary[0]['name']}"
+        if any(entry["plain"] for entry in summary):
+            words += "; orange: specificity 0"
+        figure.suptitle(words, fontsize=10)
         return figure
 
 

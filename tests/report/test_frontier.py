@@ -139,7 +139,9 @@ def test_variants_are_dots_with_their_spread(tmp_path):
     assert list(bar.get_xdata()) == [0.6, 0.8] and list(dots.get_xdata()) == [0.8, 0.6]
     assert mark.get_xdata() == pytest.approx([0.7]) and list(mark.get_ydata()) == [0]
     assert kept[-1].get_xdata() == pytest.approx([0.7, 0.7])  # the first variant's mean, all down
-    assert any("dashed: mean of s1" in text for text in texts(figure))
+    assert any("dashed: mean of s1; orange: specificity 0" in text for text in texts(figure))
+    without = variants_figure(sweep_summary(swept()[:4]))
+    assert not any("orange" in text for text in texts(without))
     saved(figure, tmp_path / "v.png")
 
 
