@@ -58,6 +58,19 @@ def integers(option: str, text: str, count: int) -> list[int]:
     return [int(part) for part in parts]
 
 
+def listed(option: str, text: str, kind: type[int] | type[float]) -> list[Any]:
+    """Numbers separated by commas, any count of them but none.
+
+    Raises:
+        ValueError: something else.
+    """
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        example = "0,1,2" if kind is int else "1,2.5,8"
+        raise ValueError(f"{option} must be numbers like {example}, got {text!r}") from None
+
+
 def preprocessing(
     target: str,
     channels: int,

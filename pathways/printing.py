@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,48 @@ def show_extraction(output: Output, result: dict[str, Any], file: Path) -> None:
         f"Wrote {file} ({result['bytes'] / 1e6:.2f} MB); its logits equal those of the gated "
         f"target to {result['largest_difference']:.1e}."
     )
+
+
+# Columns of a sweep's table: figure, heading.
+_SWEEP = {
+    "kept": "kept",
+    "agreement": "agreement",
+    "wrong_class_flip": "flip",
+    "blank_hit": "blank hit",
+    "blank_hit_unseen": "unseen blanks",
+    "transfer_agreement": "transfer",
+}
+
+
+def show_sweep(output: Output, result: dict[str, Any]) -> None:
+    """One row per variant: mean and standard deviation over seeds; ablations beside the first."""
+    variants = result["variants"]
+    ablation = result["kind"] == "variants"
+    seeds = len(result["seeds"])
+    table = Table(
+        title="mean ± standard deviation over seeds" if seeds > 1 else "one seed",
+        caption=f"below: difference from {variants[0]['name']}, seed by seed" if ablation else None,
+        show_lines=ablation,
+    )
+    table.add_column("variant", overflow="fold", min_width=16)
+    for heading in _SWEEP.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row, entry in enumerate(variants):
+        if row and entry["plain"] and not variants[row - 1]["plain"]:
+            table.add_section()
+        cells = []
+        for name in _SWEEP:
+            figure = entry["figures"][name]
+            cell = _spread(figure["mean"], figure["std"], "")
+            if ablation and row:
+                cell += "\n" + _spread(figure["difference"], figure["difference_std"], "+")
+            cells.append(cell)
+        table.add_row(entry["name"], *cells)
+    output.show(table)
+
+
+def _spread(mean: float | None, std: float | None, sign: str) -> str:
+    if mean is None:
+        return "-"
+    # Without the zero before the point the table fits into a terminal.
+    return re.sub(r"\b0\.", ".", f"{mean:{sign}.3f}" + ("" if std is None else f" ± {std:.3f}"))

@@ -10,6 +10,12 @@ from pathways.report.figures import (
     training_figure,
     transfer_figure,
 )
+from pathways.report.frontier import (
+    frontier_figure,
+    save_sweep,
+    sweep_summary,
+    variants_figure,
+)
 from pathways.report.images import explain_images, fit_to_run
 from pathways.report.overlap import describe_overlap, overlap_files
 from pathways.report.recovery_figure import recovery_figure
@@ -23,12 +29,16 @@ __all__ = [
     "explain_images",
     "explanation_figure",
     "fit_to_run",
+    "frontier_figure",
     "heatmap_figure",
     "metric_rows",
     "overlap_figure",
     "overlap_files",
     "recovery_figure",
     "save_figure",
+    "save_sweep",
+    "sweep_summary",
     "training_figure",
     "transfer_figure",
+    "variants_figure",
 ]

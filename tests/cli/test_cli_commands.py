@@ -19,7 +19,8 @@ def test_version_and_help(trained):
 
     assert trained.call("--version").stdout.strip() == f"pathways {pathways.__version__}"
     for name in (
-        "demo", "sites", "fit", "evaluate", "explain", "export", "extract", "overlap", "planted",
+        "demo", "sites", "fit", "evaluate", "frontier", "explain", "export", "extract", "overlap",
+        "planted",
     ):  # fmt: skip
         result = trained.call(name, "--help")
         assert result.exit_code == 0

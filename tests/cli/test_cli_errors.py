@@ -39,6 +39,7 @@ def fails(project, *arguments, code=1):
         (["fit", "--out", "{run}x"], "--target and --data are needed for a new run"),
         (["fit", "--out", "{run}", "--resume", "--steps", "3"], "cannot be given with --resume"),
         (["evaluate"], "Missing argument"),
+        (["frontier", "{run}", "--variants", "v.json", "--sparsity", "1"], "with --variants"),
         (["demo", "--steps", "0"], "--steps"),
     ],
 )
