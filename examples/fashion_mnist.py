@@ -25,13 +25,7 @@ from pathways.training.classifier import train_classifier
 from pathways.training.config import TrainingConfig
 from pathways.training.data import load_images
 
-SETTINGS = TrainingConfig(
-    steps=2500,
-    sparsity=1.5,
-    specificity=3.0,
-    generator={"min_keep": 0.1},
-    target_bfloat16=True,
-)
+SETTINGS = TrainingConfig(steps=2000, sparsity=2.5, specificity=5.0, target_bfloat16=True)
 
 
 def main(

@@ -281,6 +281,9 @@ def evaluate(
     map_images: Annotated[
         int, typer.Option(min=0, help="Images for insertion, deletion and ROAD; 0: none.")
     ] = 64,
+    shots: Annotated[
+        str, typer.Option(help="Images per class on the transfer curve, besides all there are.")
+    ] = "1,2,5,10,50",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
     out: Annotated[
@@ -298,6 +301,7 @@ def evaluate(
         names = [name.strip() for name in baselines.split(",") if name.strip()]
         check_baselines(names)
         sizes = options.shares("--kept", kept)
+        counts = options.integers("--shots", shots)
         run = Run.open(run_folder)
         options.place(run, device)
         images = run.images if data is None else run.load_images(data)
@@ -311,6 +315,7 @@ def evaluate(
             limit=test_images,
             ranking_images=ranking_images,
             map_images=map_images,
+            shots=counts,
             batch_size=batch_size,
             seed=seed,
             progress=output.progress,

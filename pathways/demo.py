@@ -80,9 +80,8 @@ def run_demo(
     config = TrainingConfig(
         **{
             "steps": 800,
-            "sparsity": 2.0,
-            "specificity": 2.5,
-            "generator": {"min_keep": 0.1},
+            "sparsity": 3.0,
+            "specificity": 5.0,
             "validation_every": 100,
             "seed": seed,
             **settings,

@@ -114,3 +114,27 @@ class ResNet20(nn.Module):
 def resnet20() -> ResNet20:
     """An untrained :class:`ResNet20`; the factory to name on the command line."""
     return ResNet20()
+
+
+def cifar_cnn() -> nn.Sequential:
+    """The plain CIFAR-10 net of the package cifar-10-model, with BatchNorm after ReLU; untrained.
+
+    Six 3x3 convolutions without padding, pooled after the second and the fourth, then three linear
+    layers. The published net ends in one more ReLU, which would hide how unlikely the other classes
+    are and does not change the prediction where any logit is positive.
+
+    Example:
+        >>> cifar_cnn()(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+    layers: list[nn.Module] = []
+    previous = 3
+    for i, width in enumerate((64, 64, 128, 128, 64, 64)):
+        layers += [nn.Conv2d(previous, width, 3), nn.ReLU(), nn.BatchNorm2d(width, eps=1e-3)]
+        if i in (1, 3):
+            layers.append(nn.MaxPool2d(2))
+        previous = width
+    for width in (1024, 512):
+        layers += [nn.Flatten(), nn.Linear(previous, width), nn.ReLU()]
+        previous = width
+    return nn.Sequential(*layers, nn.Linear(previous, 10))

@@ -50,11 +50,13 @@ def numbers(option: str, text: str, channels: int) -> list[float]:
     return values * channels if len(values) == 1 else values
 
 
-def integers(option: str, text: str, count: int) -> list[int]:
-    """Positive integers separated by commas."""
+def integers(option: str, text: str, count: int | None = None) -> list[int]:
+    """Positive integers separated by commas, ``count`` of them if given."""
     parts = text.split(",")
-    if len(parts) != count or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise ValueError(f"{option} must be {count} positive integers like 3,32,32, got {text!r}")
+    good = all(part.strip().isdigit() and int(part) > 0 for part in parts)
+    if not good or count not in (None, len(parts)):
+        many = "" if count is None else f"{count} "
+        raise ValueError(f"{option} must be {many}positive integers like 3,32,32, got {text!r}")
     return [int(part) for part in parts]
 
 

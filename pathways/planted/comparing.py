@@ -43,9 +43,10 @@ TRAINING: Mapping[str, Any] = MappingProxyType(
         "batch_size": 32,
         "learning_rate": 1e-2,
         "sparsity": 2.0,
+        "sparsity_mode": "site",
         "sparsity_warmup": 0.6,
         "specificity": 4.0,
-        "generator": {"min_keep": 0.0},
+        "generator": {"min_keep": 0.0, "start": 2.0},
     }
 )
 """Settings of the generators that differ from the defaults, found on the net of seed 0. Circuits

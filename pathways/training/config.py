@@ -26,7 +26,8 @@ class TrainingConfig:
         weight_decay (float): AdamW's.
         sparsity (float): weight of the kept share, method "loss".
         sparsity_warmup (float): share of the steps over which that weight grows linearly from 0.
-        sparsity_mode (str): ``"site"`` or ``"neuron"``.
+        sparsity_mode (str): what the kept share is a mean over: ``"neuron"``, all neurons, as it is
+            measured; ``"site"``, every site counting the same whatever its size.
         auxiliary (float): weight of the auxiliary distillation.
         specificity (float): weight of the leak term; 0 trains the plain objective, which leaks.
         blank_share (float): share of the leak term's inputs replaced by blank or noise images.
@@ -54,11 +55,11 @@ class TrainingConfig:
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
-    sparsity: float = 1.0
+    sparsity: float = 2.0
     sparsity_warmup: float = 0.2
-    sparsity_mode: str = "site"
+    sparsity_mode: str = "neuron"
     auxiliary: float = 0.5
-    specificity: float = 2.0
+    specificity: float = 4.0
     blank_share: float = 0.25
     mixed_share: float = 0.0
     hard_negatives: float = 0.0
@@ -66,7 +67,7 @@ class TrainingConfig:
     class_similarity: float = 0.0
     kl_limit: float | None = None
     kl_rate: float = 0.05
-    generator: dict[str, Any] = field(default_factory=lambda: {"min_keep": 0.1})
+    generator: dict[str, Any] = field(default_factory=lambda: {"min_keep": 0.05})
     validation_every: int = 200
     patience: int | None = None
     seed: int = 0

@@ -1,0 +1,178 @@
+"""Collect what `make results` made into docs/results and write its tables into docs/results.md.
+
+python tools/results_page.py out/results    (--page: only the tables, from docs/results as it is)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from metrics_table import table
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "results.md"
+KEPT = ROOT / "docs" / "results"
+NETS = ("digits", "fashion_mnist", "cifar_resnet20", "cifar_cnn")
+# Columns of the comparison: figure and heading.
+COMPARED = {
+    "kept": "kept",
+    "agreement": "agree",
+    "mic": "mIC",
+    "mdc": "mDC",
+    "necessity": "without",
+    "transfer_agreement": "transfer",
+    "aciou_corrected": "acIOU",
+    "between_class_iou": "between",
+    "insertion_minus_deletion": "ins - del",
+    "road": "ROAD",
+    "wrong_class_flip": "flip",
+    "mask_swap_flip": "swap",
+    "blank_hit": "blank",
+    "blank_hit_unseen": "unseen",
+    "mask_probe_accuracy": "probe",
+    "ms_per_explanation": "ms",
+}
+SWEPT = {
+    "kept": "kept",
+    "agreement": "agreement",
+    "wrong_class_flip": "flip",
+    "blank_hit": "blank",
+    "blank_hit_unseen": "unseen",
+    "transfer_agreement": "transfer",
+    "mdc": "mDC",
+}
+
+
+def collect(results: Path) -> None:
+    """Copy the figures, without what is long, and the pictures."""
+    for net in NETS:
+        shutil.copyfile(results / net / "metrics.json", KEPT / f"{net}.metrics.json")
+        full = json.loads((results / net / "evaluation.json").read_text())["methods"]["generator"]
+        compared = json.loads((results / net / "compare" / "evaluation.json").read_text())
+        methods = compared["methods"]
+        first = next(iter(methods.values()))["settings"]
+        short = {
+            "settings": {key: first[key] for key in ("images", "seed", "threads", "torch")},
+            "transfer": [
+                {"shots": point["shots"], "agreement": point["own"]["agreement"]}
+                for point in full["transfer"]
+            ],
+            "methods": {name: rounded(value["metrics"]) for name, value in methods.items()},
+        }
+        write(KEPT / f"{net}.compare.json", short)
+    for name in ("frontier", "ablations"):
+        sweep = json.loads((results / name / "frontier.json").read_text())
+        write(KEPT / f"{name}.json", {key: sweep[key] for key in ("seeds", "variants")})
+        shutil.copyfile(results / name / "frontier.png", ROOT / "docs" / "images" / f"{name}.png")
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: rounded(entry) for key, entry in value.items()}
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def compare_table(methods: dict[str, dict[str, float | None]]) -> str:
+    """One row per method, those of equal size together."""
+    lines = [
+        f"| method | {' | '.join(COMPARED.values())} |",
+        f"| --- |{' ---: |' * len(COMPARED)}",
+    ]
+    sizes = dict.fromkeys(name.partition("@")[2] for name in methods)
+    for size in sizes:
+        title = f"{float(size):.0%} kept" if size else "size of the generator's own"
+        lines.append(f"| **{title}** |{' |' * len(COMPARED)}")
+        for name, values in methods.items():
+            if name.partition("@")[2] == size:
+                cells = [text(values.get(figure), figure) for figure in COMPARED]
+                lines.append(f"| `{name.partition('@')[0]}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def text(value: float | None, figure: str) -> str:
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.3g}" if figure.startswith("ms_") else f"{value:.2f}"
+
+
+def transfer_table(nets: dict[str, dict[str, Any]]) -> str:
+    """Agreement of class pathways of j images per class."""
+    shots = [point["shots"] for point in next(iter(nets.values()))["transfer"]]
+    heads = ["all" if count is None else str(count) for count in shots]
+    lines = [f"| net | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
+    for net, values in nets.items():
+        found = {point["shots"]: point["agreement"] for point in values["transfer"]}
+        cells = [f"{found[count]:.3f}" if count in found else "-" for count in shots]
+        lines.append(f"| {net} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def sweep_table(variants: list[dict[str, Any]], compared: bool) -> str:
+    """Mean and standard deviation over seeds; with ``compared`` less the first variant below."""
+    lines = [
+        f"| settings | {' | '.join(SWEPT.values())} |",
+        f"| --- |{' ---: |' * len(SWEPT)}",
+    ]
+    for index, variant in enumerate(variants):
+        cells = []
+        for figure in SWEPT:
+            found = variant["figures"][figure]
+            cell = spread(found["mean"], found["std"])
+            if compared and index > 0 and found["difference"] is not None:
+                cell += f" ({found['difference']:+.3f})"
+            cells.append(cell)
+        lines.append(f"| {variant['name']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(mean: float | None, deviation: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:.3f}" if deviation is None else f"{mean:.3f} ± {deviation:.3f}"
+
+
+def blocks() -> dict[str, str]:
+    """The tables by the name of their place in the page."""
+    nets = {net: json.loads((KEPT / f"{net}.compare.json").read_text()) for net in NETS}
+    found = {
+        "metrics": table([KEPT / f"{net}.metrics.json" for net in NETS], 10),
+        "transfer": transfer_table(nets),
+    }
+    for net, values in nets.items():
+        found[f"compare {net}"] = compare_table(values["methods"])
+    for name in ("frontier", "ablations"):
+        variants = json.loads((KEPT / f"{name}.json").read_text())["variants"]
+        found[name] = sweep_table(variants, compared=name == "ablations")
+    return found
+
+
+def with_tables(page: str, tables: dict[str, str]) -> str:
+    """The page with the lines between ``<!-- NAME -->`` and ``<!-- end -->`` replaced."""
+    for name, lines in tables.items():
+        pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        if not pattern.search(page):
+            raise ValueError(f"{PAGE} must have a place <!-- {name} --> ... <!-- end -->")
+        page = pattern.sub(lambda match, lines=lines: match[1] + lines + match[2], page)
+    return page
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", nargs="?", type=Path, help="folder that `make results` filled")
+    parser.add_argument("--page", action="store_true", help="only rewrite the tables")
+    arguments = parser.parse_args()
+    if not arguments.page:
+        if arguments.results is None:
+            parser.error("name the folder of the results, or give --page")
+        collect(arguments.results)
+    PAGE.write_text(with_tables(PAGE.read_text(), blocks()))
