@@ -41,7 +41,7 @@ class GenCNP(nn.Module):
         sigma (float): width of the quantiser's distance kernel, > 0.
         gamma (float): temperature of the quantiser, > 0.
         start (float): mean initial score (spread by half of it); sigmoid(0.5) > 0.5, so that with
-            the default every neuron starts on.
+            the default nearly every neuron starts on.
         quantizer (str): how importance becomes a mask in training: ``"daq"``, distance-aware
             quantisation; ``"ste"``, the same mask with the gradient of the identity;
             ``"hard_concrete"``, random masks in [0, 1], binary in eval mode. For ablations.
@@ -100,7 +100,7 @@ class GenCNP(nn.Module):
             raise ValueError(
                 f"GenCNP: quantizer must be one of {', '.join(QUANTIZERS)}, got {quantizer!r}"
             )
-        self.config: dict[str, Any] = {
+        config: dict[str, Any] = {
             "num_classes": num_classes,
             "width": width,
             "layers": layers,
@@ -112,6 +112,7 @@ class GenCNP(nn.Module):
             "start": start,
             "quantizer": quantizer,
         }
+        self.config = config
         self.sites = sites
         self.sizes = list(sites.sizes)
         # Rounded first, so that 7 % of 100 are 7 and not, through 7.000000000000001, 8.

