@@ -17,6 +17,10 @@ from pathways.pathway import Pathway
 from pathways.sites import Sites
 from pathways.target import GatedTarget
 
+# Rankings that methods of several sizes remember together, in bytes. Those of units of a large
+# target would fill any memory.
+_REMEMBERED = 2**31
+
 
 class ScoredMethod(ABC):
     """A pathway method that scores every neuron of an input and keeps the best.
@@ -98,7 +102,8 @@ class ScoredMethod(ABC):
     def resized(self, kept: float) -> ScoredMethod:
         """The same method at another size; both rank an input only once from now on.
 
-        Rankings of all inputs that either explains stay in memory as long as one of them does.
+        Rankings of the inputs that either explains stay in memory as long as one of them does, up
+        to 2 GiB; those of further inputs are made anew.
 
         Args:
             kept (float): share of neurons to keep, in [0, 1].
@@ -187,10 +192,15 @@ class ScoredMethod(ABC):
         if self._rankings is None:
             return self.rank(images, sizes)
         raw = images.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        key = hashlib.blake2b(raw, digest_size=16).digest() + str(tuple(images.shape)).encode()
-        if key not in self._rankings:
-            self._rankings[key] = self.rank(images, sizes)
-        return self._rankings[key]
+        kind = f"{tuple(images.shape)} {images.dtype} {images.device}"
+        key = hashlib.blake2b(raw, digest_size=16).digest() + kind.encode()
+        if key in self._rankings:
+            return self._rankings[key]
+        found = self.rank(images, sizes)
+        held = sum(part.nbytes for ranking in self._rankings.values() for part in ranking)
+        if held + sum(part.nbytes for part in found) <= _REMEMBERED:
+            self._rankings[key] = found
+        return found
 
 
 def site_floors(sites: Sites, min_keep: float) -> list[int]:
@@ -201,7 +211,8 @@ def site_floors(sites: Sites, min_keep: float) -> list[int]:
     """
     if not 0.0 <= min_keep <= 1.0:
         raise ValueError(f"min_keep must be in [0, 1], got {min_keep}")
-    return [max(1, math.ceil(min_keep * size)) for size in sites.sizes]
+    # Rounded as the generator does: 7 % of 100 are 7, and not 8 through 7.000000000000001.
+    return [max(1, math.ceil(round(min_keep * size, 6))) for size in sites.sizes]
 
 
 def draws(images: Tensor, count: int, seed: int) -> Tensor:

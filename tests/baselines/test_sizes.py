@@ -6,8 +6,10 @@ from baseline_networks import Residual
 
 from pathways.baselines import ClassAgnosticMask, GeneratorRanking, GreedyPruning, NeuronMCT
 from pathways.baselines.registry import BaselineContext, make_sizes
+from pathways.baselines.scored import ScoredMethod, site_floors
 from pathways.explainer import Explainer
 from pathways.generator import GenCNP
+from pathways.sites import Site, Sites
 from pathways.target import GatedTarget
 
 
@@ -47,6 +49,51 @@ def test_rankings_are_made_once(context):
     assert second(other).pathway == NeuronMCT(target, kept=0.25)(other).pathway
     second(images[:4])
     assert ranked == [8, 8, 8, 8, 4]
+
+
+def test_rankings_that_do_not_fit_into_memory_are_made_anew(context, monkeypatch):
+    target, images = context.explainer.target, context.images
+    neurons = target.sites.num_neurons
+    ranked = []
+
+    class Spied(NeuronMCT):
+        def importance(self, images):
+            ranked.append(len(images))
+            return super().importance(images)
+
+    # Room for logits and importance of six inputs, float32.
+    monkeypatch.setattr("pathways.baselines.scored._REMEMBERED", 6 * 4 * (neurons + 3))
+    first = Spied(target, kept=0.5)
+    second = first.resized(0.25)
+    for method in (first, second):
+        for batch in images.split(4):
+            share = NeuronMCT(target, kept=method.kept)(batch)
+            assert method(batch).pathway == share.pathway
+    assert ranked == [4, 4, 4]
+
+
+def test_rankings_are_of_inputs_and_not_of_bytes(context):
+    """Equal bytes of another type are another input."""
+
+    class Sums(ScoredMethod):
+        def importance(self, images):
+            logits = self.target(images.float())
+            scores = images.float().flatten(1).sum(1, keepdim=True)
+            return logits, scores.expand(-1, self.sites.num_neurons)
+
+    method = Sums(context.explainer.target, kept=0.5).resized(0.25)
+    images = torch.ones(2, 1, 5, 5)
+    found = [method._ranked(x, None)[1] for x in (images, images.view(torch.int32))]
+    assert not torch.equal(*found)
+
+
+def test_floors_are_those_of_the_generator():
+    """7 % of 100 channels are 7, whoever counts; in floating point they are a little more."""
+    sites = Sites([Site("a", 0, "relu", (100, 2, 2)), Site("b", 0, "relu", (50,))])
+    for min_keep in (0.0, 0.05, 0.07, 0.14, 0.28, 0.55, 0.561, 1.0):
+        generator = GenCNP(sites, num_classes=2, width=8, min_keep=min_keep)
+        assert site_floors(sites, min_keep) == generator.floors
+    assert site_floors(sites, 0.07) == [7, 4]
 
 
 def test_a_ranking_that_depends_on_the_size_is_made_anew(context):
