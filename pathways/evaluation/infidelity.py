@@ -67,8 +67,16 @@ def infidelity(
             f"infidelity: attributions must be {tuple(images.shape)} like images, "
             f"got {tuple(attributions.shape)}"
         )
-    if classes.shape != (len(images),):
-        raise ValueError(f"infidelity: classes must be [{len(images)}], got {tuple(classes.shape)}")
+    if classes.dtype != torch.int64 or classes.shape != (len(images),):
+        raise ValueError(
+            f"infidelity: classes must be int64 [{len(images)}], "
+            f"got {classes.dtype} {tuple(classes.shape)}"
+        )
+    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < target.num_classes:
+        raise ValueError(
+            f"infidelity: classes must be in [0, {target.num_classes}), "
+            f"got {int(classes.min())}..{int(classes.max())}"
+        )
     if pathway is not None and len(pathway) not in (1, len(images)):
         raise ValueError(
             f"infidelity: pathway must have {len(images)} rows or one, got {len(pathway)}"

@@ -257,8 +257,16 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _layers(target: GatedTarget, image: Tensor) -> list[str]:
-    """Modules with parameters of their own in the order of their last call, the latest first."""
-    names = {m: name for name, m in target.model.named_modules() if m._parameters}
+    """Modules with parameters of their own in the order of their last call, the latest first.
+
+    One that is never called stands before the module around it: attention reads the weights of its
+    output layer itself.
+    """
+    names = {
+        module: name
+        for name, module in target.model.named_modules()
+        if any(parameter is not None for parameter in module._parameters.values())
+    }
     called: list[str] = []
 
     def note(module: nn.Module, *_: object) -> None:
@@ -274,6 +282,10 @@ def _layers(target: GatedTarget, image: Tensor) -> list[str]:
     layers = list(dict.fromkeys(reversed(called)))
     if not layers:
         raise ValueError("randomization: the target must call modules with parameters, got none")
+    for name in names.values():
+        around = [layer for layer in layers if name.startswith(f"{layer}.")]
+        if name not in layers and around:
+            layers.insert(layers.index(max(around, key=len)), name)
     return layers
 
 

@@ -28,8 +28,10 @@ def gated_logits(
         batch_size (int): inputs per run; only that many rows are unpacked at a time.
 
     Raises:
-        ValueError: another number of rows.
+        ValueError: another number of rows, or a batch size below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"gated_logits: batch_size must be at least 1, got {batch_size}")
     if len(pathway) not in (1, len(images)):
         raise ValueError(
             f"gated_logits: pathway must have {len(images)} rows or one, got {len(pathway)}"

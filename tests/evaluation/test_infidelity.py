@@ -101,8 +101,13 @@ def test_refusals(images, classes):
     target = make_target()
     with pytest.raises(ValueError, match=r"attributions must be \(6, 2, 5, 4\) like images"):
         infidelity(target, images, images[:, :1], classes)
-    with pytest.raises(ValueError, match=r"classes must be \[6\], got \(5,\)"):
+    with pytest.raises(ValueError, match=r"classes must be int64 \[6\], got torch.int64 \(5,\)"):
         infidelity(target, images, images, classes[1:])
+    with pytest.raises(ValueError, match=r"must be int64 \[6\], got torch.float32 \(6,\)"):
+        infidelity(target, images, images, classes.float())
+    for shift, got in ((1, r"1\.\.3"), (-1, r"-1\.\.1")):
+        with pytest.raises(ValueError, match=rf"classes must be in \[0, 3\), got {got}"):
+            infidelity(target, images, images, classes + shift)
     pathway = Pathway.from_mask(torch.ones(2, 5), target.sites)
     with pytest.raises(ValueError, match="pathway must have 6 rows or one, got 2"):
         infidelity(target, images, images, classes, pathway)

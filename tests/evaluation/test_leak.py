@@ -191,6 +191,9 @@ def test_rows_are_checked(leaking, images):
         mask_swap_flip(leaking.target, images, e.pathway, e.predictions[1:])
     with pytest.raises(ValueError, match="pathway must have 80 rows or one, got 2"):
         gated_logits(leaking.target, images, e.pathway[:2])
+    for size in (0, -1):  # -1 would give no logits at all
+        with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {size}"):
+            gated_logits(leaking.target, images, e.pathway, size)
     with pytest.raises(ValueError, match=r"predictions must be \[80\], got \(3,\)"):
         mask_probe(e.pathway, e.predictions[:3])
 

@@ -126,6 +126,36 @@ def test_reused_modules_and_batches():
     assert torch.equal(some.iou, randomization(target, mct, images[:2]).iou)
 
 
+def test_layers_that_attention_reads_itself_are_randomised():
+    """The output layer of attention is never called as a module, yet it has weights."""
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3, affine=False)  # has nothing to randomise
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+            self.act, self.head = nn.ReLU(), nn.Linear(4, 3)
+
+        def forward(self, x):
+            x = self.norm(x)
+            return self.head(self.act(self.attention(x, x, x)[0]).mean(1))
+
+    torch.manual_seed(0)
+    target = GatedTarget(Attention(), torch.zeros(1, 3, 4))
+    shuffled = []
+
+    def make(randomised):
+        shuffled.append(
+            [n for n, p in randomised.model.named_parameters()
+             if not torch.equal(p, dict(target.model.named_parameters())[n])]
+        )  # fmt: skip
+        return mct(randomised)
+
+    result = randomization(target, make, torch.randn(4, 3, 4))
+    assert result.layers == ("head", "attention.out_proj", "attention")
+    assert set(shuffled[2]) == {"head.weight", "head.bias", "attention.out_proj.weight"}
+
+
 def test_inputs_that_are_not_images():
     net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 3))
     target = GatedTarget(net, torch.zeros(1, 6))

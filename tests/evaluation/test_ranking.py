@@ -95,6 +95,30 @@ def test_ties_go_to_the_first_neuron(additive):
     assert tied.faithfulness[0] == pytest.approx(sigmoid(3) / sigmoid(10))
 
 
+def test_ties_go_to_the_first_of_many_neurons():
+    """Few values are sorted in order by any algorithm."""
+    net = nn.Sequential(nn.Linear(500, 500), nn.ReLU(), nn.Linear(500, 2))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(500))
+        net[0].bias.zero_()
+        net[2].weight.zero_()
+        net[2].weight[0, :250] = 0.01
+        net[2].bias.zero_()
+    target = GatedTarget(net, torch.zeros(1, 500))
+    images = torch.ones(3, 500)
+    importance = torch.zeros(3, 500)
+    importance[1, 499] = 1.0  # one neuron before the ties
+    logits = target(images)
+    curve = ranking_curve(target, images, logits, importance, sizes=(0.3, 0.5))
+    rows = [
+        (sigmoid(1.5), sigmoid(2.5)),
+        (sigmoid(1.49), sigmoid(2.49)),
+        (sigmoid(1.5), sigmoid(2.5)),
+    ]
+    means = [sum(row[i] for row in rows) / 3 / sigmoid(2.5) for i in (0, 1)]
+    assert curve.faithfulness == pytest.approx(means)
+
+
 def test_ablation_replaces_what_is_off_and_the_target_keeps_its_own(additive):
     images = torch.tensor([[1.0, 2.0, 0.5, 0.25]])
     logits = additive(images)

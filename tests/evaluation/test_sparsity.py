@@ -67,6 +67,15 @@ def test_active_neurons_are_those_of_the_baseline(convolution):
     assert 0 < active.kept().mean() < 1
 
 
+def test_negative_activations_are_active():
+    target = GatedTarget(nn.Sequential(nn.Linear(2, 3), nn.LeakyReLU()), torch.zeros(1, 2))
+    with torch.no_grad():
+        target.model[0].weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]))
+        target.model[0].bias.zero_()
+    images = torch.tensor([[1.0, 0.0]])  # activations 1, -0.01 and 0
+    assert active_neurons(target, images).mask().tolist() == [[True, True, False]]
+
+
 def test_against_one_input_at_a_time(convolution):
     target, images = convolution
     generator = torch.Generator().manual_seed(0)

@@ -30,6 +30,22 @@ def test_intervals_by_hand():
     assert high.tolist() == [0, 0.5, 0.75, 1, 1]
 
 
+def test_a_tail_that_is_reached_exactly():
+    """Neurons in half of j inputs: tails that are sums of binomial(j, 1/2), the quantile being the
+    frequency at which the sum reaches them, whatever rounding does to it."""
+    for count in range(2, 41, 2):
+        classes = classes_of([[count // 2]], [count])
+        total = 0
+        for k in range(count // 2):
+            total += math.comb(count, k)
+            confidence = 1 - 2 * total / 2**count
+            if total < 2**count * 1e-6 or not 0 < confidence < 1:
+                continue
+            low, high = selection_intervals(classes, 0, confidence)
+            assert low.tolist() == [k / count]
+            assert high.tolist() == [(count - k - 1) / count]
+
+
 @pytest.mark.parametrize("count", [1, 7, 40])
 def test_intervals_are_those_of_resampling(count):
     generator = torch.Generator().manual_seed(count)
