@@ -195,15 +195,14 @@ class GenCNP(nn.Module):
         return mask + (floor * (1.0 - mask)).detach()
 
     def _quantized(self, importance: Tensor) -> Tensor:
+        mask: Tensor = torch.ops.pathways.binarize(importance, self.sigma, self.gamma)
         if self.quantizer == "ste":
-            hard = (importance > 0.5).to(importance.dtype)
-            return hard + (importance - importance.detach())
+            return mask.detach() + (importance - importance.detach())
         if self.quantizer == "hard_concrete" and self.training:
             chance = torch.rand_like(importance)
             noisy = torch.logit(importance, 1e-6) + torch.logit(chance, 1e-6)
             # Temperature 2/3, stretched to (-0.1, 1.1): the paper's values.
             return ((1.5 * noisy).sigmoid() * 1.2 - 0.1).clamp(0.0, 1.0)
-        mask: Tensor = torch.ops.pathways.binarize(importance, self.sigma, self.gamma)
         return mask
 
     def save(self, path: str | os.PathLike[str], fingerprint: str = "") -> None:

@@ -43,7 +43,7 @@ class TrainingConfig:
         generator (dict): keyword arguments of :class:`pathways.GenCNP`.
         validation_every (int): steps between validations.
         patience (int or None): validations without improvement before stopping early.
-        seed (int): of everything random.
+        seed (int): of everything random, from 0 to 2^32 - 1.
         target_bfloat16 (bool): run the target's passes in bfloat16 (autocast); scores, quantiser
             and losses stay in float32. About twice as fast on processors with bfloat16 arithmetic.
 
@@ -117,6 +117,8 @@ class TrainingConfig:
             raise ValueError(
                 f"TrainingConfig: sparsity_mode must be site or neuron, got {self.sparsity_mode!r}"
             )
+        if not 0 <= self.seed < 2**32:  # as NumPy's generator has it, which is seeded too
+            raise ValueError(f"TrainingConfig: seed must be in [0, 2^32), got {self.seed}")
         for name in ("learning_rate", "kl_rate", "kl_limit"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

@@ -188,10 +188,14 @@ def test_other_quantizers():
     even = torch.full((4000, 2), 0.5).index_fill_(1, torch.tensor([1]), 0.8)
     rates = GenCNP(make_sites([(2,)]), 2, min_keep=0.0, quantizer="hard_concrete").masks(even)
     assert rates[:, 1].mean() > rates[:, 0].mean() + 0.1
+    # Exactly 0 where sigmoid(1.5 logit(u)) <= 1/12: u <= 1 / (1 + 11^(2/3)) = .168.
+    zeros = (rates[:, 0] == 0).double().mean().item()
+    assert zeros == pytest.approx(1 / (1 + 11 ** (2 / 3)), abs=0.03)
 
 
-def test_importance_that_is_not_a_number_is_refused():
-    generator = GenCNP(make_sites([(3,)]), 2, width=8)
+@pytest.mark.parametrize("quantizer", ["daq", "ste", "hard_concrete"])
+def test_importance_that_is_not_a_number_is_refused(quantizer):
+    generator = GenCNP(make_sites([(3,)]), 2, width=8, quantizer=quantizer)
     for scripted in (False, True):
         module = torch.jit.script(generator) if scripted else generator
         with pytest.raises(RuntimeError, match="importance must not contain NaN"):

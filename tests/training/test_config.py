@@ -42,6 +42,8 @@ def test_defaults_are_not_shared():
         ),
         ({"blank_share": math.nan}, r"blank_share must be in \[0, 1\], got nan"),
         ({"sparsity_mode": "layer"}, "sparsity_mode must be site or neuron, got 'layer'"),
+        ({"seed": -1}, r"seed must be in \[0, 2\^32\), got -1"),
+        ({"seed": 2**32}, r"seed must be in \[0, 2\^32\), got 4294967296"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
         ({"learning_rate": math.nan}, "learning_rate must be positive, got nan"),
         ({"kl_rate": -1.0}, "kl_rate must be positive, got -1.0"),

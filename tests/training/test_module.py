@@ -122,6 +122,8 @@ def test_a_share_of_the_foreign_inputs_is_mixed(planted):
     partners = 2 * foreign[10:30] - x[:20]
     distances = (partners.unsqueeze(1) - x).abs().amax(2)
     assert (distances.amin(1) < 1e-5).all()
+    assert len(distances.argmin(1).unique()) > 5  # of all of it, not the first half itself
+    assert (foreign[10:30] != x[:20]).any(1).sum() > 10
     torch.testing.assert_close(reference, planted.target(foreign))
 
 
