@@ -17,6 +17,7 @@ from torch import Tensor
 import pathways
 from pathways.evaluation.quick import QUICK, quick_figures
 from pathways.evaluation.runs import with_baseline
+from pathways.generator.gen_cnp import GenCNP
 from pathways.pipeline import MEAN_IMAGES, Progress, json_metrics, train
 from pathways.runs import (
     CHECKPOINT,
@@ -217,6 +218,7 @@ def _tasks(
         if baseline not in targets:
             targets[baseline] = _other_target(run, images, baseline)
         target = targets[baseline]
+        _check_generator(variant, variant.config(config, seeds[0]), target)
         for seed in seeds:
             settings = variant.config(config, seed)
             description = {
@@ -233,6 +235,15 @@ def _tasks(
             folder = out / variant.name / f"seed_{seed}"
             tasks.append(_Task(folder, target, settings, description))
     return tasks
+
+
+def _check_generator(variant: Variant, config: TrainingConfig, target: GatedTarget) -> None:
+    """Refuse settings that no generator can be made of before others are trained for hours."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            GenCNP(target.sites, target.num_classes, **config.generator)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"variant {variant.name!r}: {error}") from error
 
 
 def _other_target(run: Run, images: Images, baseline: str) -> GatedTarget:
@@ -275,6 +286,9 @@ def _difference(task: _Task, found: Any) -> str:
     """What a recorded point was made with that this task is not; empty where nothing differs."""
     wanted = task.description
     if not isinstance(found, dict) or set(wanted) - set(found):
+        return "other contents than a point has"
+    kinds = (found["settings"], dict), (found.get("figures"), dict | None)
+    if not all(isinstance(value, kind) for value, kind in kinds):
         return "other contents than a point has"
     if found["fingerprint"] != wanted["fingerprint"]:
         return f"another target ({found['fingerprint']}, now {wanted['fingerprint']})"

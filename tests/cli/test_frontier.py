@@ -143,12 +143,14 @@ def test_processes_give_the_same_points(project, tmp_path):
 @pytest.mark.slow
 def test_a_failing_process_is_one_sentence(project, tmp_path):
     file = tmp_path / "v.json"
-    file.write_text('{"odd": {"generator": {"colour": 3}}}')
+    file.write_text('{"odd": {}}')
+    (project.run / "frontier").mkdir()
+    (project.run / "frontier" / "odd").write_text("in the place of the point's folder")
     arguments = ("frontier", project.run, *SHORT, "--variants", file, "--seeds", "0")
     result = project.call(*arguments, "--jobs", "2")
     assert result.exit_code == 1 and "Traceback" not in result.output
     message = result.stderr.strip().splitlines()[-1]
-    assert message.startswith("error: odd seed 0: ") and "'colour'" in message
+    assert message.startswith("error: odd seed 0: Not a directory")
 
 
 @pytest.mark.slow

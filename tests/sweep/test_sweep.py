@@ -141,15 +141,25 @@ def test_other_points_are_refused_before_anything_is_trained(started, tmp_path, 
     refused("already holds a point; go on with --resume", resume=False, error=FileExistsError)
     refused("different names", variants=[FULL, Variant("FULL")])
     refused("different names", variants=[])
+    state = torch.get_rng_state()
+    for generator, words in (
+        ({"colour": 1}, "variant 'bad': .*unexpected keyword argument 'colour'"),
+        ({"width": 7}, "variant 'bad': GenCNP: width must be a positive multiple of heads"),
+        ({"width": "wide"}, "variant 'bad': "),
+    ):
+        refused(words, variants=[FULL, Variant("bad", {"generator": generator})])
+    assert torch.equal(torch.get_rng_state(), state)
     assert trainings.count == 1
 
     file = tmp_path / LEAKY.name / "seed_0" / "point.json"
     file.write_text("{")
     with pytest.raises(ValueError, match="is damaged or not a JSON file"):
         run_sweep(run, config, [LEAKY], [0], tmp_path, images=images)
-    file.write_text("{}")
-    with pytest.raises(ValueError, match="other contents than a point has"):
-        run_sweep(run, config, [LEAKY], [0], tmp_path, images=images)
+    point = json.loads(before[f"{LEAKY.name}/seed_0/point.json"])
+    for damaged in ({}, [], {**point, "settings": 1}, {**point, "figures": [1]}):
+        file.write_text(json.dumps(damaged))
+        with pytest.raises(ValueError, match="other contents than a point has"):
+            run_sweep(run, config, [LEAKY], [0], tmp_path, images=images)
 
 
 def test_overwrite_replaces_what_differs(started, tmp_path, trainings):
@@ -248,5 +258,5 @@ def test_an_interrupted_point_of_other_settings_is_refused(started, tmp_path, tr
     with pytest.raises(KeyboardInterrupt):
         run_sweep(run, config, [LEAKY], [0], tmp_path, images=images)
     full = Variant(LEAKY.name)
-    with pytest.raises(ValueError, match=r"was made with specificity = 0\.0, not 2\.0"):
+    with pytest.raises(ValueError, match=r"was made with specificity = 0\.0, not 4\.0"):
         run_sweep(run, config, [full], [0], tmp_path, images=images)
