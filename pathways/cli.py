@@ -303,6 +303,7 @@ def evaluate(
         sizes = options.shares("--kept", kept)
         counts = options.integers("--shots", shots)
         run = Run.open(run_folder)
+        folder = options.writable("--out", run_folder if out is None else out)
         options.place(run, device)
         images = run.images if data is None else run.load_images(data)
         output.interrupted = "interrupted; nothing was written"
@@ -320,7 +321,6 @@ def evaluate(
             seed=seed,
             progress=output.progress,
         )
-        folder = run_folder if out is None else out
         files = save_evaluation(evaluations, run.classes, folder)
         metrics = {name: evaluation.metrics() for name, evaluation in evaluations.items()}
         show_metrics(output, metrics, len(run.classes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +54,7 @@ def numbers(option: str, text: str, channels: int) -> list[float]:
 def integers(option: str, text: str, count: int | None = None) -> list[int]:
     """Positive integers separated by commas, ``count`` of them if given."""
     parts = text.split(",")
-    good = all(part.strip().isdigit() and int(part) > 0 for part in parts)
+    good = all(part.strip().isdecimal() and int(part) > 0 for part in parts)
     if not good or count not in (None, len(parts)):
         many = "" if count is None else f"{count} "
         raise ValueError(f"{option} must be {many}positive integers like 3,32,32, got {text!r}")
@@ -111,6 +112,21 @@ def shares(name: str, text: str) -> list[float]:
     return values
 
 
+def writable(option: str, folder: Path) -> Path:
+    """A folder in which results can be written when they are there; it need not exist yet.
+
+    Raises:
+        ValueError: something is in its place, or it cannot be written; found before long work.
+    """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "cannot be written" if place.is_dir() else "is no folder"
+        raise ValueError(f"{option} must be a folder to write to, got {folder}: {place} {why}")
+    return folder
+
+
 def image_side(target: str, size: str | None) -> int | None:
     """Side of the square that images of a folder are cropped to; None leaves it to the data."""
     from pathways.loading import default_preprocessing
@@ -122,7 +138,7 @@ def image_side(target: str, size: str | None) -> int | None:
 def parsed_size(size: str) -> list[int]:
     """Height and width of ``224`` or ``224x160``."""
     parts = size.split("x")
-    if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"--size must be a side or height x width, got {size!r}")
     return [int(part) for part in parts] * (3 - len(parts))
 

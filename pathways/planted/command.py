@@ -60,6 +60,8 @@ def planted(
 
         names = [name.strip() for name in methods.split(",") if name.strip()]
         check_methods(names)
+        if out is not None:
+            options.writable("--out", out)
         output.interrupted = "interrupted; nothing was written"
         scores, result = compare_seeds(
             names,

@@ -263,6 +263,30 @@ def test_files_of_a_run_are_not_written_over(project, name):
     assert own.read_bytes() == before
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_long_work(project, monkeypatch):
+    def never(*arguments, **settings):
+        raise AssertionError("measured for nothing")
+
+    monkeypatch.setattr(pipeline, "evaluate_methods", never)
+    monkeypatch.setattr("pathways.planted.results.compare_seeds", never)
+    file = project.run / "run.json"
+    for command in (["evaluate", project.run], ["planted", "--methods", "random"]):
+        for out in (file, file / "deep" / "er"):
+            message = fails(project, *command, "--out", out)
+            assert message.endswith(f"must be a folder to write to, got {out}: {file} is no folder")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "access", lambda path, mode: mode != os.W_OK | os.X_OK)
+            message = fails(project, *command, "--out", project.run / "new")
+            assert message.endswith(f"{project.run} cannot be written")
+    assert not (project.run / "new").exists()
+
+
+def test_numbers_that_are_none(trained):
+    for shots in ("0", "1,,2", "²", "1.5", ""):  # a superscript is a digit to some
+        message = fails(trained, "evaluate", trained.run, "--shots", shots)
+        assert message.startswith("error: --shots must be positive integers")
+
+
 def test_demo_does_not_replace_another_run(project):
     message = fails(project, "demo", "--out", project.run)
     assert "holds a run for target" in message
