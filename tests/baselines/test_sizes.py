@@ -73,18 +73,18 @@ def test_rankings_that_do_not_fit_into_memory_are_made_anew(context, monkeypatch
 
 
 def test_rankings_are_of_inputs_and_not_of_bytes(context):
-    """Equal bytes of another type are another input."""
+    """Equal bytes of another type or shape are another input."""
 
-    class Sums(ScoredMethod):
+    class Shapes(ScoredMethod):
         def importance(self, images):
-            logits = self.target(images.float())
-            scores = images.float().flatten(1).sum(1, keepdim=True)
-            return logits, scores.expand(-1, self.sites.num_neurons)
+            score = images.float().sum() + images.shape[2]
+            return images.new_zeros(2, 3).float(), score.expand(2, self.sites.num_neurons)
 
-    method = Sums(context.explainer.target, kept=0.5).resized(0.25)
-    images = torch.ones(2, 1, 5, 5)
-    found = [method._ranked(x, None)[1] for x in (images, images.view(torch.int32))]
-    assert not torch.equal(*found)
+    method = Shapes(context.explainer.target, kept=0.5).resized(0.25)
+    images = torch.ones(2, 1, 5, 4)
+    inputs = (images, images.view(torch.int32), images.view(2, 1, 4, 5))
+    found = [method._ranked(x, None)[1][0, 0].item() for x in (*inputs, *inputs)]
+    assert len(set(found[:3])) == 3 and found[:3] == found[3:]
 
 
 def test_floors_are_those_of_the_generator():

@@ -12,6 +12,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from pathways import Explainer, GenCNP
 from pathways.baselines import NeuronMCT, RandomPathway, TopActivation
 from pathways.evaluation.randomization import Randomization, randomization, spearman, ssim
+from pathways.maps import collapse_gradient, grad_cam, pathway_gradient
 from pathways.target import GatedTarget
 
 FIGURES = ("iou", "importance", "gradient", "gradient_ssim", "cam", "cam_ssim")
@@ -124,6 +125,30 @@ def test_reused_modules_and_batches():
         torch.testing.assert_close(getattr(again, figure), getattr(result, figure))
     some = randomization(target, mct, images, max_images=2)
     assert torch.equal(some.iou, randomization(target, mct, images[:2]).iou)
+
+
+def test_maps_are_of_the_class_that_the_target_predicts(images):
+    target = make_target()
+    done = []
+
+    def make(randomised):
+        done.append(mct(randomised))
+        return done[-1]
+
+    result = randomization(target, make, images, stages=(4,))
+    clean, other = done[0](images), done[1](images)
+    assert (clean.predictions != other.predictions).any()
+    maps = [
+        pathway_gradient(method.target, images, e.pathway, clean.predictions)
+        for method, e in zip(done, (clean, other), strict=True)
+    ]
+    a, b = (collapse_gradient(gradient).abs().flatten(1) for gradient in maps)
+    assert result.gradient.item() == pytest.approx(spearman(a, b).nanmean().item())
+    cams = [
+        grad_cam(method.target, images, e.pathway, clean.predictions).flatten(1)
+        for method, e in zip(done, (clean, other), strict=True)
+    ]
+    assert result.cam.item() == pytest.approx(spearman(*cams).nanmean().item())
 
 
 def test_layers_that_attention_reads_itself_are_randomised():

@@ -64,6 +64,25 @@ def test_masks_and_pathways_are_alike(images, granularity):
         assert torch.equal(inside, expected)
 
 
+def test_grad_cam_by_hand():
+    """Two channels copy the input's; the class has weights 2 and -1 for their means."""
+    net = nn.Sequential(
+        nn.Conv2d(2, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)
+    )
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(2).view(2, 2, 1, 1))
+        net[4].weight.copy_(torch.tensor([[2.0, -1.0], [-3.0, 0.0]]))
+        net[0].bias.zero_(), net[4].bias.zero_()
+    target = GatedTarget(net, torch.zeros(1, 2, 2, 2))
+    images = torch.tensor([[[4.0, 1.0], [0.0, 1.0]], [[0.0, 0.0], [3.0, 6.0]]]).unsqueeze(0)
+    both, first = torch.ones(1, 2), torch.tensor([[1.0, 0.0]])
+    zero, one = torch.tensor([0]), torch.tensor([1])
+    # 2 a - b is 8, 2, -3, -4: what speaks against the class is not shown.
+    assert grad_cam(target, images, both, zero).tolist() == [[[1.0, 0.25], [0.0, 0.0]]]
+    assert grad_cam(target, images, first, zero).tolist() == [[[1.0, 0.25], [0.0, 0.25]]]
+    assert grad_cam(target, images, both, one).tolist() == [[[0.0, 0.0], [0.0, 0.0]]]
+
+
 def test_the_explainers_are_the_same(images):
     target = make_target()
     explainer = Explainer(target, GenCNP(target.sites, 3, width=8))

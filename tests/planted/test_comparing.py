@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -40,6 +41,17 @@ def test_the_truth_finds_itself_and_does_not_leak(scores, net):
     assert {name for name, share in truth.roles.items() if share} == {
         "shared", "chain", "inhibitory",
     }  # fmt: skip
+
+
+def test_images_of_nothing_have_no_circuit_to_be_found(net):
+    test = net.images.test.clone()
+    test[::4] = 0.5
+    other = replace(net, images=replace(net.images, test=test))
+    assert (other.target()(test[::4]).argmax(1) == net.num_classes).all()
+    truth = compare(other, ["random"])["truth"]
+    assert (truth.recall, truth.precision, truth.ranked) == (1, 1, 1)
+    circuit = int(net.truth[0].sum()) / net.truth.shape[1]
+    assert truth.kept == pytest.approx(0.75 * circuit)  # nothing is kept of them
 
 
 def test_order_and_equal_sizes(scores):
