@@ -128,7 +128,9 @@ def randomization(
         )
     method = make(target)
     clean = [_look(method, batch, None) for batch in images.split(batch_size)]
-    shuffled = _with_model(target, copy.deepcopy(target.model))
+    with torch.inference_mode(False):  # copies made in it could take no part in a gradient
+        model = copy.deepcopy(target.model)
+    shuffled = _with_model(target, model)
     modules = dict(shuffled.model.named_modules())
     done, columns = 0, []
     for stage in stages:

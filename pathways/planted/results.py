@@ -108,9 +108,10 @@ def summary(runs: Sequence[Score]) -> dict[str, Any]:
     means: dict[str, Any] = {}
     deviations: dict[str, Any] = {}
     for name in rows[0]:
-        values = torch.tensor([row[name] for row in rows if row[name] is not None])
-        means[name] = float(values.double().mean()) if len(values) else None
-        deviations[name] = float(values.double().std()) if len(values) > 1 else None
+        known = [row[name] for row in rows if row[name] is not None]
+        values = torch.tensor(known, dtype=torch.float64)
+        means[name] = float(values.mean()) if known else None
+        deviations[name] = float(values.std()) if len(known) > 1 else None
     return {"mean": means, "std": deviations, "seeds": seeds}
 
 

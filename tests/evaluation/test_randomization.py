@@ -151,6 +151,15 @@ def test_maps_are_of_the_class_that_the_target_predicts(images):
     assert result.cam.item() == pytest.approx(spearman(*cams).nanmean().item())
 
 
+def test_inference_mode_changes_nothing(images):
+    target = make_target()
+    expected = randomization(target, mct, images, stages=(1, 4))
+    with torch.inference_mode():
+        inside = randomization(target, mct, images.clone(), stages=(1, 4))
+    for figure in FIGURES:
+        torch.testing.assert_close(getattr(inside, figure), getattr(expected, figure))
+
+
 def test_layers_that_attention_reads_itself_are_randomised():
     """The output layer of attention is never called as a module, yet it has weights."""
 

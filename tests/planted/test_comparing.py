@@ -158,6 +158,7 @@ def test_summary_by_hand():
     assert values["mean"]["dead"] == 0 and values["std"]["dead"] is None
     assert values["seeds"][1]["roles"] == {"dead": None}
     assert summary([score(0.2)])["std"]["recall"] is None
+    assert summary([score(0.2)])["mean"]["recall"] == 0.2  # to the last digit
 
 
 def test_seeds_in_one_comparison_and_the_files(tmp_path):
