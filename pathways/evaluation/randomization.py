@@ -20,6 +20,9 @@ from pathways.target import GatedTarget
 STAGES = 8
 """Stages of :func:`randomization` unless they are named."""
 
+# Values that are ranked at a time, 8 bytes each in some copies: units are many.
+_VALUES = 2**23
+
 
 @dataclass(frozen=True)
 class Randomization:
@@ -215,7 +218,12 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
         raise ValueError(
             f"spearman: a and b must be [N, D], got {tuple(a.shape)} and {tuple(b.shape)}"
         )
-    a, b = (_ranks(x) for x in (a, b))
+    rows = max(1, _VALUES // max(a.shape[1], 1))
+    parts = zip(a.split(rows), b.split(rows), strict=True)
+    return torch.cat([_correlation(_ranks(x), _ranks(y)) for x, y in parts])
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     return (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()
 

@@ -212,3 +212,12 @@ def test_refusals(target, images, change, message):
             measure(target, **arguments)
     with pytest.raises(ValueError, match=r"broadcast to \(2, 5, 3\), got \(4, 1, 1\)"):
         deletion(target, images, torch.ones(7, 5, 3), substrate=torch.ones(4, 1, 1))
+
+
+def test_many_equal_pixels_go_in_the_order_of_reading():
+    """However many there are: few values are sorted in order by any algorithm."""
+    reading = torch.arange(30 * 21).view(30, 21)
+    constant = pixel_ranks(torch.zeros(2, 30, 21))
+    assert torch.equal(constant, reading.expand(2, -1, -1))
+    halves = torch.cat([torch.zeros(1, 15, 21), torch.ones(1, 15, 21)], dim=1)
+    assert torch.equal(pixel_ranks(halves), (reading - 15 * 21).remainder(30 * 21).unsqueeze(0))

@@ -1,6 +1,7 @@
 """Randomised weights: unchanged at stage 0, changed after; the target is left alone."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -229,6 +230,20 @@ def test_spearman_is_scipys():
     assert spearman(a[:0], b[:0]).shape == (0,)
     with pytest.raises(ValueError, match=r"must be \[N, D\], got \(6, 31\) and \(5, 31\)"):
         spearman(a, b[1:])
+
+
+def test_ranks_are_made_a_few_rows_at_a_time(monkeypatch):
+    source = sys.modules[Randomization.__module__]  # a function of the package has its name
+    generator = torch.Generator().manual_seed(6)
+    a, b = torch.rand(2, 7, 30, generator=generator)
+    expected, seen = spearman(a, b), []
+    ranks = source._ranks
+    monkeypatch.setattr(source, "_ranks", lambda x: seen.append(len(x)) or ranks(x))
+    for values, rows in ((60, [2] * 6 + [1] * 2), (29, [1] * 14)):
+        monkeypatch.setattr(source, "_VALUES", values)
+        seen.clear()
+        assert torch.equal(spearman(a, b), expected)
+        assert seen == rows
 
 
 def test_ssim():
