@@ -192,7 +192,8 @@ class ScoredMethod(ABC):
         if self._rankings is None:
             return self.rank(images, sizes)
         raw = images.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        kind = f"{tuple(images.shape)} {images.dtype} {images.device}"
+        # A method that chooses the size may rank no further than that.
+        kind = f"{tuple(images.shape)} {images.dtype} {images.device} {sizes is None}"
         key = hashlib.blake2b(raw, digest_size=16).digest() + kind.encode()
         if key in self._rankings:
             return self._rankings[key]

@@ -4,7 +4,13 @@ import pytest
 import torch
 from baseline_networks import Residual
 
-from pathways.baselines import ClassAgnosticMask, GeneratorRanking, GreedyPruning, NeuronMCT
+from pathways.baselines import (
+    ClassAgnosticMask,
+    EffectivePath,
+    GeneratorRanking,
+    GreedyPruning,
+    NeuronMCT,
+)
 from pathways.baselines.registry import BaselineContext, make_sizes
 from pathways.baselines.scored import ScoredMethod, site_floors
 from pathways.explainer import Explainer
@@ -70,6 +76,18 @@ def test_rankings_that_do_not_fit_into_memory_are_made_anew(context, monkeypatch
             share = NeuronMCT(target, kept=method.kept)(batch)
             assert method(batch).pathway == share.pathway
     assert ranked == [4, 4, 4]
+
+
+def test_a_method_of_its_own_size_does_not_rank_for_others(context):
+    """EffectivePath of a theta looks no further than that pathway goes."""
+    target, images = context.explainer.target, context.images
+    own = EffectivePath(target, theta=0.2)
+    large = own.resized(0.9)
+    before = own(images).pathway
+    assert large(images).pathway == EffectivePath(target, kept=0.9)(images).pathway
+    assert own(images).pathway == before
+    importance = [method(images).importance for method in (own, large)]
+    assert not torch.equal(*importance)
 
 
 def test_rankings_are_of_inputs_and_not_of_bytes(context):
