@@ -18,6 +18,7 @@ from pathways.sites import Sites
 from pathways.target import GatedTarget
 
 _WEIGHT_RATE = 0.1  # of the weight's logarithm, in a step that keeps twice as much as wanted
+_SHRINKING = 0.5  # share of the steps in which the number of neurons wanted falls
 
 
 class ClassAgnosticMask:
@@ -96,8 +97,10 @@ class ClassAgnosticMask:
     ) -> ClassAgnosticMask:
         """Optimise the mask: KL(clean || gated) + sparsity * mean over sites of the share kept.
 
-        With ``kept`` that weight rises while more is kept and falls while less is (dual ascent in
-        its logarithm), and the best neurons of the end, as many as wanted, are the mask.
+        With ``kept`` the number of neurons wanted falls from all to that share over the first half
+        of the steps. The share kept is penalised only while it is above what is wanted, with a
+        weight that rises meanwhile and falls otherwise (dual ascent in its logarithm); the best
+        neurons of the end, as many as wanted, are the mask.
 
         Args:
             images (Tensor[N, ...]): model inputs, N >= 1; labels are not needed.
@@ -105,7 +108,8 @@ class ClassAgnosticMask:
             batch_size (int): inputs per step, drawn without replacement until all were used.
             learning_rate (float): of Adam, lowered to 0 along a cosine.
             sparsity (float): weight of the share kept, >= 0.
-            sparsity_warmup (float): share of the steps over which that weight grows from 0.
+            sparsity_warmup (float): share of the steps over which that weight grows from 0, without
+                ``kept``.
             seed (int): of the initial scores and the batches.
             progress (callable or None): called with (steps done, steps).
 
@@ -137,7 +141,7 @@ class ClassAgnosticMask:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         queue = torch.zeros(0, dtype=torch.int64)
         warm = max(1.0, sparsity_warmup * steps)
-        weight = sparsity
+        weight, neurons = sparsity, self.sites.num_neurons
         for step in range(steps):
             if len(queue) < min(batch_size, len(images)):
                 queue = torch.randperm(len(images), generator=generator)
@@ -154,14 +158,19 @@ class ClassAgnosticMask:
                     log_target=True,
                 )
                 kept = torch.stack([part.mean() for part in self.sites.split(mask)]).mean()
-                loss = divergence + weight * min(1.0, (step + 1) / warm) * kept
+                if self.size is None:
+                    loss = divergence + weight * min(1.0, (step + 1) / warm) * kept
+                else:
+                    # Below its size a mask has nothing to save: the KL alone says what to keep.
+                    progressed = min(1.0, (step + 1) / (_SHRINKING * steps))
+                    wanted = max(1.0, neurons + progressed * (self.size - neurons))
+                    excess = float(mask.detach().sum()) / wanted - 1
+                    loss = divergence + (weight if excess > 0 else 0.0) * kept
+                    weight *= math.exp(_WEIGHT_RATE * max(-1.0, min(1.0, excess)))
                 optimizer.zero_grad()
                 loss.backward()
             optimizer.step()
             schedule.step()
-            if self.size is not None:
-                excess = float(mask.detach().sum()) / max(1, self.size) - 1
-                weight *= math.exp(_WEIGHT_RATE * max(-1.0, min(1.0, excess)))
             if progress is not None:
                 progress(step + 1, steps)
         self.score = score.detach()

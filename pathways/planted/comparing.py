@@ -163,8 +163,8 @@ def compare(
 
     Generators are trained on the training images and have the size they choose. Baselines keep as
     many channels of every input as its circuit has, or the share ``kept``, at least one at every
-    site; ``random`` and ``topk`` as many at every site. ``active`` and ``agnostic`` have sizes of
-    their own. Class pathways come from the first half of the test images and are measured on the
+    site; ``random`` and ``topk`` as many at every site, ``agnostic`` the mean. ``active`` has a size
+    of its own. Class pathways come from the first half of the test images and are measured on the
     rest.
 
     Args:

@@ -10,6 +10,7 @@ from pathways.baselines import (
     GeneratorRanking,
     GreedyPruning,
     NeuronMCT,
+    RandomPathway,
 )
 from pathways.baselines.registry import BaselineContext, make_sizes
 from pathways.baselines.scored import ScoredMethod, site_floors
@@ -158,6 +159,29 @@ def test_agnostic_mask_has_the_generators_mean_size(context):
     mean = context.explainer(context.images).pathway.kept().mean().item()
     kept = make_sizes("agnostic", context, [])["agnostic"](context.images).pathway.kept()
     assert kept.mean().item() == pytest.approx(mean, abs=0.5 / context.explainer.sites.num_neurons)
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.5])
+def test_agnostic_mask_is_trained_at_its_size(kept):
+    """A mask that fell far below the size would be filled up with neurons of no known use."""
+    generator = torch.Generator().manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(6, 40), torch.nn.ReLU(), torch.nn.Linear(40, 30), torch.nn.ReLU(),
+        torch.nn.Linear(30, 4),
+    )  # fmt: skip
+    with torch.no_grad():
+        for p in net.parameters():
+            bound = 3 / (p.shape[1] if p.dim() > 1 else 20) ** 0.5
+            p.copy_(bound * (2 * torch.rand(p.shape, generator=generator) - 1))
+    target, images = GatedTarget(net, torch.zeros(1, 6)), torch.randn(64, 6, generator=generator)
+    mask = ClassAgnosticMask(target, kept=kept).fit(images, steps=150)
+    assert (mask.score > 0).double().mean().item() == pytest.approx(kept, abs=0.1)
+    e = mask(images)
+    assert e.pathway.kept()[0].item() == pytest.approx(kept, abs=0.01)
+    agreement = (e.gated_predictions == e.predictions).double().mean()
+    drawn = [RandomPathway(target, kept=kept, seed=seed)(images) for seed in range(10)]
+    by_lot = torch.stack([(e.gated_predictions == e.predictions).double().mean() for e in drawn])
+    assert agreement > by_lot.max() + 0.1
 
 
 def test_agnostic_mask_spends_a_given_size_well():
