@@ -163,9 +163,9 @@ def compare(
 
     Generators are trained on the training images and have the size they choose. Baselines keep as
     many channels of every input as its circuit has, or the share ``kept``, at least one at every
-    site; ``random`` and ``topk`` as many at every site, ``agnostic`` the mean. ``active`` has a size
-    of its own. Class pathways come from the first half of the test images and are measured on the
-    rest.
+    site; ``random`` and ``topk`` as many at every site, ``agnostic`` the mean. ``active`` has a
+    size of its own. Class pathways come from the first half of the test images and are measured on
+    the rest.
 
     Args:
         net (Planted): with at least 2 training and 4 test images.
