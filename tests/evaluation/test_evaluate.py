@@ -60,6 +60,15 @@ def convolution():
     return Explainer(target, generator), images
 
 
+def test_the_core_is_without_the_undecided(convolution):
+    explainer, images = convolution
+    method = NeuronMCT(explainer.target, kept=0.5)
+    result = evaluate(method, images, None, ranking_images=0, map_images=0, timing=False)
+    assert result.core.agreement != result.possible.agreement
+    assert result.core.kept < result.transfer_kept < result.possible.kept
+    assert result.core_agreement == result.core.agreement
+
+
 def test_keys_and_ranges(convolution):
     explainer, images = convolution
     labels = explainer.target(images).argmax(1)

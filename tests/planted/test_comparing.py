@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pathways.baselines import RandomPathway
 from pathways.baselines.registry import BASELINES, BaselineContext, make_baseline
+from pathways.evaluation import transfer
 from pathways.pathway import Pathway
 from pathways.planted import planted
 from pathways.planted.comparing import (
@@ -41,6 +43,16 @@ def test_the_truth_finds_itself_and_does_not_leak(scores, net):
     assert {name for name, share in truth.roles.items() if share} == {
         "shared", "chain", "inhibitory",
     }  # fmt: skip
+
+
+def test_transfer_is_from_a_single_image_per_class(net):
+    score = compare(net, ["random"], kept=0.6)["random"]
+    target, images = net.target(), net.images.test
+    e = RandomPathway(target, kept=0.6, min_keep=0.0)(images)
+    rows = (e.pathway[:20], e.predictions[:20], images[20:], e.logits[20:])
+    one, every = (transfer(target, *rows, shots=(shots,))[0].own.agreement for shots in (1, None))
+    assert one != every
+    assert score.transfer == one
 
 
 def test_images_of_nothing_have_no_circuit_to_be_found(net):
