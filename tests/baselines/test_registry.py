@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def context():
-    torch.manual_seed(0)
+    torch.manual_seed(7)  # of which sizes differ
     target = GatedTarget(Residual(), torch.zeros(1, 1, 5, 5))
     generator = GenCNP(target.sites, num_classes=3, width=8, min_keep=0.5)
     with torch.no_grad():  # pathways that differ by input and by site
