@@ -106,7 +106,7 @@ def test_agnostic_mask_spends_a_given_size_well():
     images = torch.rand(64, 4, generator=torch.Generator().manual_seed(0))
     target = GatedTarget(net, torch.zeros(1, 4))
     for seed in range(3):
-        mask = ClassAgnosticMask(target, kept=0.5).fit(images, seed=seed)
+        mask = ClassAgnosticMask(target, kept=0.5).fit(images, learning_rate=0.3, seed=seed)
         assert mask(images).pathway[0].mask()[0].tolist() == [True] * 4 + [False] * 4
     assert ClassAgnosticMask(target, kept=0.0).fit(images, steps=1)(images).pathway.sizes()[0] == 1
     with pytest.raises(ValueError, match=r"kept must be in \[0, 1\], got -0.5"):
