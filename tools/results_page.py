@@ -31,6 +31,8 @@ COMPARED = {
     "between_class_iou": "between",
     "insertion_minus_deletion": "ins - del",
     "road": "ROAD",
+    "grad_cam_insertion_minus_deletion": "CAM ins - del",
+    "grad_cam_road": "CAM ROAD",
     "wrong_class_flip": "flip",
     "mask_swap_flip": "swap",
     "blank_hit": "blank",
