@@ -20,6 +20,7 @@ KEYS = [
     "target_accuracy", "agreement", "kept", "kept_std", "kept_effective", "dead_share", "kl", "mic",
     "mdc", "cpr", "cmd", "necessity", "random_necessity", "minimality", "agreement_other_ablation",
     "insertion", "deletion", "insertion_minus_deletion", "random_insertion_minus_deletion", "road",
+    "grad_cam_insertion_minus_deletion", "grad_cam_road",
     "aciou", "aciou_corrected", "between_class_iou", "transfer_agreement", "transfer_kept",
     "stability", "core_agreement", "random_agreement", "wrong_class_flip",
     "wrong_class_probability", "blank_hit", "blank_hit_unseen", "mask_swap_flip",

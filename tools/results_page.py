@@ -31,6 +31,8 @@ COMPARED = {
     "between_class_iou": "between",
     "insertion_minus_deletion": "ins - del",
     "road": "ROAD",
+    "grad_cam_insertion_minus_deletion": "CAM ins - del",
+    "grad_cam_road": "CAM ROAD",
     "wrong_class_flip": "flip",
     "mask_swap_flip": "swap",
     "blank_hit": "blank",
@@ -159,10 +161,10 @@ def blocks() -> dict[str, str]:
 def with_tables(page: str, tables: dict[str, str]) -> str:
     """The page with the lines between ``<!-- NAME -->`` and ``<!-- end -->`` replaced."""
     for name, lines in tables.items():
-        pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
         if not pattern.search(page):
             raise ValueError(f"{PAGE} must have a place <!-- {name} --> ... <!-- end -->")
-        page = pattern.sub(lambda match, lines=lines: match[1] + lines + match[2], page)
+        page = pattern.sub(lambda match, lines=lines: match[1] + lines + "\n" + match[2], page)
     return page
 
 

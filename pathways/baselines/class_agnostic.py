@@ -17,9 +17,6 @@ from pathways.pathway import Pathway
 from pathways.sites import Sites
 from pathways.target import GatedTarget
 
-_WEIGHT_RATE = 0.1  # of the weight's logarithm, in a step that keeps twice as much as wanted
-_SHRINKING = 0.5  # share of the steps in which the number of neurons wanted falls
-
 
 class ClassAgnosticMask:
     """A single mask, optimised directly, that all inputs share.
@@ -97,10 +94,8 @@ class ClassAgnosticMask:
     ) -> ClassAgnosticMask:
         """Optimise the mask: KL(clean || gated) + sparsity * mean over sites of the share kept.
 
-        With ``kept`` the number of neurons wanted falls from all to that share over the first half
-        of the steps. The share kept is penalised only while it is above what is wanted, with a
-        weight that rises meanwhile and falls otherwise (dual ascent in its logarithm); the best
-        neurons of the end, as many as wanted, are the mask.
+        With ``kept`` the mask is in every step the best neurons, as many as wanted, and only the KL
+        decides which they are.
 
         Args:
             images (Tensor[N, ...]): model inputs, N >= 1; labels are not needed.
@@ -108,8 +103,7 @@ class ClassAgnosticMask:
             batch_size (int): inputs per step, drawn without replacement until all were used.
             learning_rate (float): of Adam, lowered to 0 along a cosine.
             sparsity (float): weight of the share kept, >= 0.
-            sparsity_warmup (float): share of the steps over which that weight grows from 0, without
-                ``kept``.
+            sparsity_warmup (float): share of the steps over which that weight grows from 0.
             seed (int): of the initial scores and the batches.
             progress (callable or None): called with (steps done, steps).
 
@@ -141,7 +135,7 @@ class ClassAgnosticMask:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         queue = torch.zeros(0, dtype=torch.int64)
         warm = max(1.0, sparsity_warmup * steps)
-        weight, neurons = sparsity, self.sites.num_neurons
+        weight = sparsity if self.size is None else 0.0
         for step in range(steps):
             if len(queue) < min(batch_size, len(images)):
                 queue = torch.randperm(len(images), generator=generator)
@@ -158,15 +152,7 @@ class ClassAgnosticMask:
                     log_target=True,
                 )
                 kept = torch.stack([part.mean() for part in self.sites.split(mask)]).mean()
-                if self.size is None:
-                    loss = divergence + weight * min(1.0, (step + 1) / warm) * kept
-                else:
-                    # Below its size a mask has nothing to save: the KL alone says what to keep.
-                    progressed = min(1.0, (step + 1) / (_SHRINKING * steps))
-                    wanted = max(1.0, neurons + progressed * (self.size - neurons))
-                    excess = float(mask.detach().sum()) / wanted - 1
-                    loss = divergence + (weight if excess > 0 else 0.0) * kept
-                    weight *= math.exp(_WEIGHT_RATE * max(-1.0, min(1.0, excess)))
+                loss = divergence + weight * min(1.0, (step + 1) / warm) * kept
                 optimizer.zero_grad()
                 loss.backward()
             optimizer.step()
@@ -186,7 +172,7 @@ class ClassAgnosticMask:
         if self.score is None:
             raise RuntimeError("ClassAgnosticMask: fit must be called before explaining")
         importance = self.score.sigmoid()
-        mask = self._mask(self.score, self.size)
+        mask = self._mask(self.score)
         rows = torch.zeros(len(images), dtype=torch.int64)
         return Explanation(
             self.target(images),
@@ -195,13 +181,17 @@ class ClassAgnosticMask:
             Pathway.from_mask(mask, self.sites, self._fingerprint)[rows],
         )
 
-    def _mask(self, score: Tensor, size: int | None = None) -> Tensor:
-        """0/1 mask ``[1, D]`` with the floor of every site, of a size or with the quantiser's
-        gradient."""
+    def _mask(self, score: Tensor) -> Tensor:
+        """0/1 mask ``[1, D]`` with the floor of every site; the gradient is the quantiser's."""
+        fixed = score.detach()
         floors = torch.tensor([self.floors], device=score.device)
-        floor = scored_mask(score.detach(), floors, self.sites)
-        if size is not None:
-            sizes = torch.tensor([size], device=score.device)
-            return top_k_mask(score.masked_fill(floor, math.inf), sizes).to(score.dtype)
-        mask = ops.binarize(score.sigmoid(), self.sigma, self.gamma)
-        return torch.where(floor, mask + (1.0 - mask).detach(), mask)
+        floor = scored_mask(fixed, floors, self.sites)
+        if self.size is None:
+            mask = ops.binarize(score.sigmoid(), self.sigma, self.gamma)
+            return torch.where(floor, mask + (1.0 - mask).detach(), mask)
+        sizes = torch.tensor([self.size], device=score.device)
+        chosen = top_k_mask(fixed.masked_fill(floor, math.inf), sizes).to(score.dtype)
+        # The quantiser decides at the score of the last neuron that is kept.
+        least = fixed.where(chosen > 0, math.inf).amin()
+        mask = ops.binarize((score - least).sigmoid(), self.sigma, self.gamma)
+        return mask + (chosen - mask).detach()

@@ -13,6 +13,7 @@ from torch import Tensor
 from pathways import baselines
 from pathways.explainer import Explainer, PathwayMethod
 
+_AGNOSTIC_STEPS = 150  # twice as many change its agreement by no more than another seed does
 _SIZE_IMAGES = 512  # enough for the mean size to within a few thousandths
 
 
@@ -93,7 +94,7 @@ def _agnostic(context: BaselineContext) -> PathwayMethod:
 
     kept = _mean_kept(context) if context.kept is None else context.kept
     mask = baselines.ClassAgnosticMask(context.explainer.target, min_keep=context.floor, kept=kept)
-    return mask.fit(context.images, seed=context.seed, progress=report)
+    return mask.fit(context.images, steps=_AGNOSTIC_STEPS, seed=context.seed, progress=report)
 
 
 def _mean_kept(context: BaselineContext) -> float:

@@ -52,8 +52,8 @@ def evaluate(
     sorted data first. Everything is by the target's predicted class; labels serve accuracy alone.
     Figures that take many runs per input (ranking curve, necessity, minimality, another ablation
     value) use the first ``ranking_images`` of ``images``; ``settings`` of the result says how many
-    each. Insertion, deletion and ROAD of the pathway gradient use the first ``map_images``, with 60
-    runs per input, half of them for the control, a random map.
+    each. Insertion, deletion and ROAD of pathway gradient and Grad-CAM use the first
+    ``map_images``, with 90 runs per input, a third of them for the control, a random map.
 
     Times are medians over batches of ``batch_size`` divided by the inputs in the batch, see
     :func:`pathways.evaluation.timing.milliseconds_per_image`: the target forward is
@@ -163,7 +163,7 @@ def evaluate(
         explainer,
         images,
         explained,
-        kinds=("gradient", "random"),
+        kinds=("gradient", "grad_cam", "random"),
         max_images=map_images,
         batch_size=batch_size,
         seed=seed,
@@ -194,6 +194,8 @@ def evaluate(
         insertion_minus_deletion=gradient.insertion_minus_deletion,
         random_insertion_minus_deletion=maps["random"].insertion_minus_deletion,
         road=gradient.road,
+        grad_cam_insertion_minus_deletion=maps["grad_cam"].insertion_minus_deletion,
+        grad_cam_road=maps["grad_cam"].road,
         ms_per_explanation=explanation_ms,
         ms_per_target_forward=forward_ms,
         class_pathways=class_pathways,

@@ -38,6 +38,8 @@ METRICS = (
     "insertion_minus_deletion",
     "random_insertion_minus_deletion",
     "road",
+    "grad_cam_insertion_minus_deletion",
+    "grad_cam_road",
     "aciou",
     "aciou_corrected",
     "between_class_iou",
@@ -86,6 +88,8 @@ class Evaluation:
             ``random_insertion_minus_deletion`` is that of random maps.
         road (float): probability with the least important pixels imputed minus that with the most
             important ones, halved. Higher is better, 0 for random maps.
+        grad_cam_insertion_minus_deletion, grad_cam_road (float): the same of Grad-CAM of the gated
+            run. Higher is better; NaN for a target without a site with a map.
         aciou (float): similarity within classes, ``aciou_corrected`` for chance. Higher is better.
         between_class_iou (float): similarity across classes. Lower is better.
         transfer_agreement (float): agreement of query inputs under class pathways of all support
@@ -115,7 +119,7 @@ class Evaluation:
         certified (Stability): certain and undecided members of the class pathways.
         core (Scores): transfer of the certain members; ``possible`` with the undecided ones.
         sweeps (Sweeps): ranking curve, sparsity, necessity, minimality, ablation values.
-        maps (dict of MapFaithfulness): of the pathway gradient and of random maps.
+        maps (dict of MapFaithfulness): of pathway gradient, gated Grad-CAM and random maps.
         probe (MaskProbe): with its chance level.
         predictions (Tensor[N]): predicted class of every input.
         settings (dict): sizes, seeds and machine facts of the measurement.
@@ -141,6 +145,8 @@ class Evaluation:
     insertion_minus_deletion: float
     random_insertion_minus_deletion: float
     road: float
+    grad_cam_insertion_minus_deletion: float
+    grad_cam_road: float
     aciou: float
     aciou_corrected: float
     between_class_iou: float

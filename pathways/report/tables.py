@@ -87,6 +87,13 @@ _ROWS: dict[str, tuple[str, str, str, str]] = {
         "pathway {insertion_minus_deletion:.3f}",
     ),
     "road": ("maps", "unimportant over important pixels", "higher", "random 0"),
+    "grad_cam_insertion_minus_deletion": (
+        "maps",
+        "insertion - deletion of Grad-CAM",
+        "higher",
+        "random {random_insertion_minus_deletion:.3f}",
+    ),
+    "grad_cam_road": ("maps", "ROAD of Grad-CAM", "higher", "random 0"),
     "kept": ("size", "share of neurons kept", "lower", "full target 1"),
     "kept_std": ("size", "its spread over inputs", "", "one mask for all 0"),
     "kept_effective": ("size", "kept and active on the image", "lower", "kept {kept:.3f}"),

