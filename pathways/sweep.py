@@ -17,7 +17,8 @@ from torch import Tensor
 import pathways
 from pathways.evaluation.quick import QUICK, quick_figures
 from pathways.evaluation.runs import with_baseline
-from pathways.pipeline import MEAN_IMAGES, Progress, json_metrics, train
+from pathways.measuring import Progress
+from pathways.pipeline import MEAN_IMAGES, json_metrics, train
 from pathways.runs import (
     CHECKPOINT,
     GENERATOR,
