@@ -18,7 +18,7 @@ RESULTS := $(OUT)/results
 NETS := digits fashion_mnist cifar_resnet20 cifar_cnn
 
 .PHONY: help demo test lint second aoti-parity cuda-gate cuda-link cpp-test gpu-check bench clean \
-	results results-page frontier ablations $(NETS:%=run-%) $(NETS:%=compare-%)
+	results results-page randomize frontier ablations $(NETS:%=run-%) $(NETS:%=compare-%)
 
 help:
 	@echo "make demo       install into $(VENV) and run the demo into $(OUT)/demo"
@@ -131,7 +131,7 @@ bench: $(INSTALLED)
 
 # What docs/results.md shows. Every step goes on where it was interrupted; `make clean` starts anew.
 results: results-page
-results-page: $(NETS:%=compare-%) frontier ablations
+results-page: $(NETS:%=compare-%) randomize frontier ablations
 	$(BIN)/python tools/results_page.py $(RESULTS)
 
 # Thirty gradient steps, or a hundred, for every image: the CIFAR nets take four times as long for each.
@@ -148,6 +148,9 @@ run-fashion_mnist run-cifar_resnet20: run-%: $(INSTALLED)
 $(NETS:%=compare-%): compare-%: run-%
 	test -f $(RESULTS)/$*/compare/evaluation.json || $(BIN)/pathways evaluate $(RESULTS)/$* --baselines $(BASELINES) \
 		--kept 0.1,0.3,0.5 --test-images $(COMPARED_IMAGES) --ranking-images 32 --map-images 32 --shots 10 --out $(RESULTS)/$*/compare
+randomize: run-digits
+	test -f $(RESULTS)/digits/randomization.json || \
+		$(BIN)/pathways randomize $(RESULTS)/digits --baselines mct,random
 frontier: run-digits
 	$(BIN)/pathways frontier $(RESULTS)/digits --sparsity 1,2,4,8 --seeds 0,1,2 --resume --out $(RESULTS)/frontier
 ablations: run-digits

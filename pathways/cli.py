@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pathways.commands.measuring import evaluate, frontier
+from pathways.commands.measuring import evaluate, frontier, randomize
 from pathways.commands.planted import planted
 from pathways.commands.training import demo, fit, sites
 from pathways.commands.using import explain, export, extract, overlap
@@ -45,7 +45,7 @@ def _options(
 
 
 for function in (
-    demo, sites, fit, evaluate, frontier, explain, export, extract, overlap, planted,
+    demo, sites, fit, evaluate, frontier, randomize, explain, export, extract, overlap, planted,
 ):  # fmt: skip
     app.command()(function)
 

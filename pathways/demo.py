@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from pathways.loading import save_weights
+from pathways.measuring import Progress
 from pathways.models import digits_net
-from pathways.pipeline import Progress, run_pipeline
+from pathways.pipeline import run_pipeline
 from pathways.preprocessing import Preprocessing
 from pathways.runs import RUN, Run
 from pathways.training.classifier import train_classifier

@@ -14,11 +14,11 @@ import lightning
 import torch
 from torch import Tensor
 
-from pathways.baselines.registry import BaselineContext, check_baselines, make_sizes
 from pathways.class_pathways import ClassPathways
-from pathways.evaluation import Evaluation, evaluate
-from pathways.explainer import Explainer, PathwayMethod
+from pathways.evaluation import Evaluation
+from pathways.explainer import Explainer
 from pathways.generator.gen_cnp import GenCNP
+from pathways.measuring import Progress, measure
 from pathways.preprocessing import Preprocessing
 from pathways.report import (
     explain_images,
@@ -62,10 +62,6 @@ FILES = {
     "training.png": "training curves",
     "images": "explanations of single images",
 }
-
-# Called with (what is being done, how much of it, how much in all). Details of a stage follow its
-# name after two spaces.
-Progress = Callable[[str, int, int], None]
 
 
 class TrainingProgress(lightning.Callback):
@@ -255,111 +251,6 @@ def _check_same_training(out: Path, target: GatedTarget, config: TrainingConfig)
                 f"{out} holds a training with {name} = {value!r}, it cannot go on with "
                 f"{wanted[name]!r}; start anew without resuming"
             )
-
-
-def measure(
-    method: PathwayMethod,
-    preprocessing: Preprocessing,
-    images: Images,
-    *,
-    limit: int | None = None,
-    batch_size: int = 64,
-    seed: int = 0,
-    progress: Progress | None = None,
-    **settings: Any,
-) -> Evaluation:
-    """Evaluate a pathway method on the test images, shuffled: half of them support, half query.
-
-    Class pathways are made at the method's ``class_threshold``, or of the majority.
-
-    Args:
-        method (PathwayMethod): explainer or baseline.
-        preprocessing (Preprocessing): from images to model inputs.
-        images (Images): the data; only the test part is used.
-        limit (int or None): use at most so many test images.
-        batch_size (int): images per batch.
-        seed (int): of the shuffle and of every control.
-        progress (callable or None): called with (stage, done, total).
-        settings: others of :func:`pathways.evaluation.evaluate`.
-
-    Raises:
-        ValueError: fewer than two test images.
-    """
-    # Folders are sorted by class, and halves of them would hold different classes.
-    order = torch.randperm(len(images.test), generator=torch.Generator().manual_seed(seed))
-    order = order[:limit]
-    return evaluate(
-        method,
-        preprocess(images.test[order], preprocessing),
-        images.test_labels[order],
-        blanks=preprocessing.blanks(*images.shape[1:]),
-        threshold=getattr(method, "class_threshold", 0.5),
-        batch_size=batch_size,
-        seed=seed,
-        progress=progress,
-        **settings,
-    )
-
-
-def evaluate_methods(
-    explainer: Explainer,
-    preprocessing: Preprocessing,
-    images: Images,
-    baselines: Sequence[str] = (),
-    kept: Sequence[float] = (),
-    *,
-    seed: int = 0,
-    progress: Progress | None = None,
-    **settings: Any,
-) -> dict[str, Evaluation]:
-    """Evaluate an explainer and baselines on the same test images.
-
-    Args:
-        explainer (Explainer): the run's.
-        preprocessing (Preprocessing): from images to model inputs.
-        images (Images): baselines that need fitting use the training part.
-        baselines (sequence of str): names, see :mod:`pathways.baselines.registry`.
-        kept (sequence of float): shares of neurons at which every method is measured besides, the
-            explainer by its ranking; these rows have no times.
-        seed, progress: as :func:`measure`.
-        settings: others of :func:`measure` and of :func:`pathways.evaluation.evaluate`.
-
-    Returns:
-        dict of Evaluation: ``"generator"`` first, then by name, ``NAME@SIZE`` at the sizes.
-
-    Raises:
-        ValueError: an unknown baseline, or a share outside [0, 1].
-    """
-    check_baselines(list(baselines))
-    for share in kept:
-        if not 0.0 < share <= 1.0:
-            raise ValueError(f"kept must be in (0, 1], got {share:g}")
-    settings |= {"seed": seed}
-    evaluations = {
-        "generator": measure(explainer, preprocessing, images, progress=progress, **settings)
-    }
-    if not baselines and not kept:
-        return evaluations
-    inputs = preprocess(images.train, preprocessing)
-    context = BaselineContext(explainer, inputs, seed=seed, progress=progress)
-    for name in ["generator", *baselines] if kept else baselines:
-        for full_name, method in make_sizes(name, context, kept).items():
-            evaluations[full_name] = measure(
-                method,
-                preprocessing,
-                images,
-                progress=_under(full_name, progress),
-                timing=full_name == name,
-                **settings,
-            )
-    return evaluations
-
-
-def _under(name: str, progress: Progress | None) -> Progress | None:
-    """Progress whose stages say which method they belong to."""
-    if progress is None:
-        return None
-    return lambda stage, done, total: progress(f"{name}: {stage}", done, total)
 
 
 def save_evaluation(

@@ -158,6 +158,37 @@ _SWEEP = {
 }
 
 
+_RANDOMIZED = {
+    "agreement": "target itself",
+    "iou": "masks (IoU)",
+    "iou_chance": "chance",
+    "importance": "importance",
+    "gradient": "gradient",
+    "cam": "Grad-CAM",
+}
+
+
+def show_randomization(output: Output, result: dict[str, Any]) -> None:
+    """One row per method and number of shuffled layers: what is left of its explanations."""
+    table = Table(title="similarity to the explanations of the target as it is")
+    table.add_column("method", no_wrap=True)
+    table.add_column("shuffled", no_wrap=True)
+    for heading in _RANDOMIZED.values():
+        table.add_column(heading, justify="right")
+    for name, figures in result["methods"].items():
+        table.add_section()
+        for index, stage in enumerate(result["stages"]):
+            top = result["layers"][stage - 1] if stage else "-"
+            cells = [figures[key][index] for key in _RANDOMIZED]
+            table.add_row(
+                name if index == 0 else "",
+                f"{stage}, down to {top}" if stage else "none",
+                *["-" if cell is None else f"{cell:.3f}" for cell in cells],
+            )
+    output.show(table)
+    output.show("1 is unchanged; lower is better: what stays describes the image, not the target.")
+
+
 def show_sweep(output: Output, result: dict[str, Any]) -> None:
     """One row per variant: mean and standard deviation over seeds; ablations beside the first."""
     variants = result["variants"]

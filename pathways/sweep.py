@@ -18,7 +18,8 @@ import pathways
 from pathways.evaluation.quick import QUICK, quick_figures
 from pathways.evaluation.runs import with_baseline
 from pathways.generator.gen_cnp import GenCNP
-from pathways.pipeline import MEAN_IMAGES, Progress, json_metrics, train
+from pathways.measuring import Progress
+from pathways.pipeline import MEAN_IMAGES, json_metrics, train
 from pathways.runs import (
     CHECKPOINT,
     GENERATOR,

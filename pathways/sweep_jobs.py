@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from pathways.console import sentence
-from pathways.pipeline import Progress
+from pathways.measuring import Progress
 from pathways.runs import Run
 from pathways.sweep import run_sweep
 from pathways.training.config import TrainingConfig

@@ -50,6 +50,15 @@ SWEPT = {
     "mdc": "mDC",
 }
 
+RANDOMIZED = {
+    "agreement": "target itself",
+    "iou": "masks (IoU)",
+    "iou_chance": "chance",
+    "importance": "importance",
+    "gradient": "gradient",
+    "cam": "Grad-CAM",
+}
+
 
 def collect(results: Path) -> None:
     """Copy the figures, without what is long, and the pictures."""
@@ -68,6 +77,8 @@ def collect(results: Path) -> None:
             "methods": {name: rounded(value["metrics"]) for name, value in methods.items()},
         }
         write(KEPT / f"{net}.compare.json", short)
+    found = json.loads((results / "digits" / "randomization.json").read_text())
+    write(KEPT / "digits.randomization.json", rounded(found))
     for name in ("frontier", "ablations"):
         sweep = json.loads((results / name / "frontier.json").read_text())
         write(KEPT / f"{name}.json", {key: sweep[key] for key in ("seeds", "variants")})
@@ -77,6 +88,8 @@ def collect(results: Path) -> None:
 def rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [rounded(entry) for entry in value]
     return round(value, 5) if isinstance(value, float) else value
 
 
@@ -119,6 +132,20 @@ def transfer_table(nets: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def randomization_table(found: dict[str, Any]) -> str:
+    """Similarities after the first and after the last stage."""
+    lines = [
+        f"| method | shuffled layers | {' | '.join(RANDOMIZED.values())} |",
+        f"| --- | --- |{' ---: |' * len(RANDOMIZED)}",
+    ]
+    for name, figures in found["methods"].items():
+        for index in (0, len(found["stages"]) // 2, len(found["stages"]) - 1):
+            cells = [text(figures[key][index], key) for key in RANDOMIZED]
+            shuffled = f"{found['stages'][index]} of {len(found['layers'])}"
+            lines.append(f"| `{name}` | {shuffled} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def sweep_table(variants: list[dict[str, Any]], compared: bool) -> str:
     """Mean and standard deviation over seeds; with ``compared`` less the first variant below."""
     lines = [
@@ -152,6 +179,9 @@ def blocks() -> dict[str, str]:
     }
     for net, values in nets.items():
         found[f"compare {net}"] = compare_table(values["methods"])
+    found["randomization"] = randomization_table(
+        json.loads((KEPT / "digits.randomization.json").read_text())
+    )
     for name in ("frontier", "ablations"):
         variants = json.loads((KEPT / f"{name}.json").read_text())["variants"]
         found[name] = sweep_table(variants, compared=name == "ablations")

@@ -61,7 +61,8 @@ def evaluate(
 ) -> None:
     """Measure a run: faithfulness, class pathways, transfer, and the leak controls beside them."""
     with command(as_json) as output:
-        from pathways.pipeline import evaluate_methods, json_metrics, save_evaluation
+        from pathways.measuring import evaluate_methods
+        from pathways.pipeline import json_metrics, save_evaluation
         from pathways.printing import show_metrics
         from pathways.runs import Run
 
@@ -196,3 +197,53 @@ def frontier(
         files = [str(folder / name) for name in ("frontier.json", "frontier.png")]
         output.show("Written:", *files)
         output.result({**result, "files": files})
+
+
+def randomize(
+    run_folder: RunFolder,
+    baselines: Annotated[
+        str, typer.Option(help="Baselines to check as well, separated by commas.")
+    ] = "",
+    data: Annotated[
+        str | None, typer.Option(help=f"Other data than the run's: {DATA_HELP}")
+    ] = None,
+    test_images: Annotated[int, typer.Option(min=1, help="Test images to explain.")] = 64,
+    batch_size: BatchSize = 64,
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; default is the run.")
+    ] = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Sanity check: do explanations change as the target's weights are shuffled, layer by layer?
+
+    Baselines keep as many neurons as the generator does on average.
+    """
+    with command(as_json) as output:
+        from pathways.measuring import check_randomization
+        from pathways.printing import show_randomization
+        from pathways.runs import RANDOMIZATION, Run, write_json
+
+        names = [name.strip() for name in baselines.split(",") if name.strip()]
+        check_baselines(names)
+        run = Run.open(run_folder)
+        options.place(run, device)
+        images = run.images if data is None else run.load_images(data)
+        output.interrupted = "interrupted; nothing was written"
+        result = check_randomization(
+            run.explainer,
+            run.preprocessing,
+            images,
+            names,
+            limit=test_images,
+            batch_size=batch_size,
+            seed=seed,
+            progress=output.progress,
+        )
+        folder = run_folder if out is None else out
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / RANDOMIZATION, result)
+        show_randomization(output, result)
+        output.show("Written:", str(folder / RANDOMIZATION))
+        output.result({"run": str(run_folder), **result, "files": [str(folder / RANDOMIZATION)]})

@@ -62,7 +62,7 @@ def test_every_baseline_is_listed():
 
 def test_class_pathways_of_effective_path_are_unions(context):
     pytest.importorskip("lightning")
-    from pathways.pipeline import measure
+    from pathways.measuring import measure
     from pathways.preprocessing import Preprocessing
     from pathways.training.data import Images
 

@@ -19,8 +19,8 @@ def test_version_and_help(trained):
 
     assert trained.call("--version").stdout.strip() == f"pathways {pathways.__version__}"
     for name in (
-        "demo", "sites", "fit", "evaluate", "frontier", "explain", "export", "extract", "overlap",
-        "planted",
+        "demo", "sites", "fit", "evaluate", "frontier", "randomize", "explain", "export", "extract",
+        "overlap", "planted",
     ):  # fmt: skip
         result = trained.call(name, "--help")
         assert result.exit_code == 0
@@ -323,3 +323,25 @@ def test_overlap_of_single_images(project, tmp_path):
     message = "".join(result.stderr.split())
     assert "0" * 64 in message
     assert empty.fingerprint in message
+
+
+def test_randomize(project, tmp_path):
+    value = project.json(
+        "randomize", project.run, "--baselines", "mct,random", "--test-images", "12",
+        "--out", tmp_path / "sanity",
+    )  # fmt: skip
+    written = json.loads((tmp_path / "sanity" / "randomization.json").read_text())
+    assert {key: value[key] for key in written} == written
+    assert list(value["methods"]) == ["generator", "mct", "random"]
+    assert value["images"] == 12
+    assert value["stages"][-1] == len(value["layers"])
+    for figures in value["methods"].values():
+        assert all(len(entries) == len(value["stages"]) for entries in figures.values())
+    # Random pathways look at the image alone: no weight changes them.
+    assert value["methods"]["random"]["iou"] == [1.0] * len(value["stages"])
+    assert value["methods"]["mct"]["importance"][-1] < 1
+    shown = project.call("randomize", project.run, "--test-images", "4", "--out", tmp_path / "b")
+    assert "lower is better" in shown.stdout
+    result = project.call("randomize", project.run, "--baselines", "oracle")
+    assert result.exit_code == 1
+    assert "baselines must be among" in result.stderr

@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_long_work(project, mo
     def never(*arguments, **settings):
         raise AssertionError("measured for nothing")
 
-    monkeypatch.setattr(pipeline, "evaluate_methods", never)
+    monkeypatch.setattr("pathways.measuring.evaluate_methods", never)
     monkeypatch.setattr("pathways.planted.results.compare_seeds", never)
     file = project.run / "run.json"
     for command in (["evaluate", project.run], ["planted", "--methods", "random"]):

@@ -1,0 +1,198 @@
+"""Measuring pathway methods on the test images of a data set: one, several, or their sanity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pathways.baselines.registry import (
+    BaselineContext,
+    check_baselines,
+    make_baseline,
+    make_sizes,
+)
+from pathways.evaluation import Evaluation, evaluate, randomization
+from pathways.explainer import Explainer, PathwayMethod
+from pathways.preprocessing import Preprocessing
+from pathways.runs import preprocess
+from pathways.target import GatedTarget
+from pathways.training.data import Images
+
+# Called with (what is being done, how much of it, how much in all). Details of a stage follow its
+# name after two spaces.
+Progress = Callable[[str, int, int], None]
+
+
+def measure(
+    method: PathwayMethod,
+    preprocessing: Preprocessing,
+    images: Images,
+    *,
+    limit: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Evaluation:
+    """Evaluate a pathway method on the test images, shuffled: half of them support, half query.
+
+    Class pathways are made at the method's ``class_threshold``, or of the majority.
+
+    Args:
+        method (PathwayMethod): explainer or baseline.
+        preprocessing (Preprocessing): from images to model inputs.
+        images (Images): the data; only the test part is used.
+        limit (int or None): use at most so many test images.
+        batch_size (int): images per batch.
+        seed (int): of the shuffle and of every control.
+        progress (callable or None): called with (stage, done, total).
+        settings: others of :func:`pathways.evaluation.evaluate`.
+
+    Raises:
+        ValueError: fewer than two test images.
+    """
+    # Folders are sorted by class, and halves of them would hold different classes.
+    order = torch.randperm(len(images.test), generator=torch.Generator().manual_seed(seed))
+    order = order[:limit]
+    return evaluate(
+        method,
+        preprocess(images.test[order], preprocessing),
+        images.test_labels[order],
+        blanks=preprocessing.blanks(*images.shape[1:]),
+        threshold=getattr(method, "class_threshold", 0.5),
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+        **settings,
+    )
+
+
+def evaluate_methods(
+    explainer: Explainer,
+    preprocessing: Preprocessing,
+    images: Images,
+    baselines: Sequence[str] = (),
+    kept: Sequence[float] = (),
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> dict[str, Evaluation]:
+    """Evaluate an explainer and baselines on the same test images.
+
+    Args:
+        explainer (Explainer): the run's.
+        preprocessing (Preprocessing): from images to model inputs.
+        images (Images): baselines that need fitting use the training part.
+        baselines (sequence of str): names, see :mod:`pathways.baselines.registry`.
+        kept (sequence of float): shares of neurons at which every method is measured besides, the
+            explainer by its ranking; these rows have no times.
+        seed, progress: as :func:`measure`.
+        settings: others of :func:`measure` and of :func:`pathways.evaluation.evaluate`.
+
+    Returns:
+        dict of Evaluation: ``"generator"`` first, then by name, ``NAME@SIZE`` at the sizes.
+
+    Raises:
+        ValueError: an unknown baseline, or a share outside [0, 1].
+    """
+    check_baselines(list(baselines))
+    for share in kept:
+        if not 0.0 < share <= 1.0:
+            raise ValueError(f"kept must be in (0, 1], got {share:g}")
+    settings |= {"seed": seed}
+    evaluations = {
+        "generator": measure(explainer, preprocessing, images, progress=progress, **settings)
+    }
+    if not baselines and not kept:
+        return evaluations
+    inputs = preprocess(images.train, preprocessing)
+    context = BaselineContext(explainer, inputs, seed=seed, progress=progress)
+    for name in ["generator", *baselines] if kept else baselines:
+        for full_name, method in make_sizes(name, context, kept).items():
+            evaluations[full_name] = measure(
+                method,
+                preprocessing,
+                images,
+                progress=_under(full_name, progress),
+                timing=full_name == name,
+                **settings,
+            )
+    return evaluations
+
+
+def check_randomization(
+    explainer: Explainer,
+    preprocessing: Preprocessing,
+    images: Images,
+    baselines: Sequence[str] = (),
+    *,
+    limit: int = 64,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Weight-randomisation check of an explainer and of baselines on test images.
+
+    See :func:`pathways.evaluation.randomization`. Baselines have the explainer's mean size.
+
+    Args:
+        explainer (Explainer): the run's.
+        preprocessing (Preprocessing): from images to model inputs.
+        images (Images): baselines that need fitting use the training part, anew in every stage.
+        baselines (sequence of str): names.
+        limit (int): test images, the first of the order that :func:`measure` has.
+        batch_size (int): images per batch.
+        seed (int): of the shuffles, and of what else is random.
+        progress (callable or None): called with (stage, done, total).
+
+    Returns:
+        dict: JSON-able: ``layers`` from the top, ``stages`` (how many of them are shuffled),
+            ``images``, ``kept``, and ``methods``: by name the figures, one per stage.
+
+    Raises:
+        ValueError: an unknown baseline, or no test images.
+    """
+    check_baselines(list(baselines))
+    order = torch.randperm(len(images.test), generator=torch.Generator().manual_seed(seed))
+    inputs = preprocess(images.test[order[:limit]], preprocessing)
+    batches = inputs.split(batch_size)
+    device = explainer.target.device
+    kept = torch.cat([explainer(batch.to(device)).pathway.kept().cpu() for batch in batches])
+    fit_on = preprocess(images.train, preprocessing) if baselines else inputs
+    methods: dict[str, Any] = {}
+    result: dict[str, Any] = {}
+    for done, name in enumerate(["generator", *baselines]):
+        if progress is not None:
+            progress(f"randomizing: {name}", done, 1 + len(baselines))
+
+        def make(target: GatedTarget, name: str = name) -> PathwayMethod:
+            own = Explainer(target, explainer.generator)
+            if name == "generator":
+                return own
+            context = BaselineContext(own, fit_on, seed=seed, kept=float(kept.mean()))
+            return make_baseline(name, context)
+
+        found = randomization(
+            explainer.target, make, inputs, max_images=limit, batch_size=batch_size, seed=seed
+        )
+        figures = {key: value for key, value in vars(found).items() if isinstance(value, Tensor)}
+        methods[name] = {
+            key: [entry if math.isfinite(entry) else None for entry in value.tolist()]
+            for key, value in figures.items()
+        }
+        result = {"layers": list(found.layers), "stages": list(found.stages)}
+    if progress is not None:
+        progress("randomizing: done", 1 + len(baselines), 1 + len(baselines))
+    return {**result, "images": len(inputs), "kept": float(kept.mean()), "methods": methods}
+
+
+def _under(name: str, progress: Progress | None) -> Progress | None:
+    """Progress whose stages say which method they belong to."""
+    if progress is None:
+        return None
+    return lambda stage, done, total: progress(f"{name}: {stage}", done, total)
