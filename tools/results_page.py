@@ -122,12 +122,13 @@ def text(value: float | None, figure: str) -> str:
 
 def transfer_table(nets: dict[str, dict[str, Any]]) -> str:
     """Agreement of class pathways of j images per class."""
-    shots = [point["shots"] for point in next(iter(nets.values()))["transfer"]]
+    found = {point["shots"] for values in nets.values() for point in values["transfer"]}
+    shots = [*sorted(found - {None}), None]
     heads = ["all" if count is None else str(count) for count in shots]
     lines = [f"| net | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
     for net, values in nets.items():
-        found = {point["shots"]: point["agreement"] for point in values["transfer"]}
-        cells = [f"{found[count]:.3f}" if count in found else "-" for count in shots]
+        own = {point["shots"]: point["agreement"] for point in values["transfer"]}
+        cells = [f"{own[count]:.3f}" if count in own else "-" for count in shots]
         lines.append(f"| {net} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
