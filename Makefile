@@ -33,8 +33,8 @@ help:
 	@echo "                Debian: nlohmann-json3-dev libcli11-dev libpng-dev libjpeg-dev"
 	@echo "make cuda-link  build with CUDA and load it in both environments (needs nvcc, no GPU)"
 	@echo "make gpu-check  on a machine with a GPU: build, CUDA tests, compute-sanitizer, times; GPU_CHECK_ARGS=--help"
-	@echo "make results    train, measure and compare on four nets, sweep, ablate; rewrite docs/results (-j2: under two"
-	@echo "                hours on two cores; needs the data that docs/results.md names)"
+	@echo "make results    train, measure and compare on four nets, sweep, ablate; rewrite docs/results (-j2 on two"
+	@echo "                cores; needs the data that docs/results.md names)"
 	@echo "make clean      remove what was built and made; the environments stay"
 
 # The build is not isolated: it uses the torch that is installed here.

@@ -14,11 +14,11 @@ from typing import Annotated
 
 import cifar10
 import typer
+from whole_job import whole_job
 
 from pathways.console import command
-from pathways.pipeline import MEAN_IMAGES, run_pipeline
+from pathways.pipeline import MEAN_IMAGES
 from pathways.preprocessing import Preprocessing
-from pathways.printing import show_metrics
 from pathways.runs import Run
 from pathways.training.config import TrainingConfig
 
@@ -58,19 +58,17 @@ def main(
             mean_over=images.train[:MEAN_IMAGES],
             seed=seed,
         )
-        settings = TrainingConfig.from_json(SETTINGS.to_json() | {"steps": steps, "seed": seed})
-        metrics = run_pipeline(
-            run.target,
-            preprocessing,
+        whole_job(
+            output,
+            run,
             images,
-            out,
-            settings,
+            SETTINGS,
+            steps=steps,
+            seed=seed,
             resume=resume,
             test_images=test_images,
             started=started,
-            progress=output.progress,
         )
-        show_metrics(output, {"generator": metrics}, len(images.classes))
 
 
 if __name__ == "__main__":

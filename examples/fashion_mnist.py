@@ -13,13 +13,12 @@ from typing import Annotated
 
 import torch
 import typer
+from whole_job import whole_job
 
 from pathways.console import command
 from pathways.loading import save_weights
 from pathways.models import vgg
-from pathways.pipeline import run_pipeline
 from pathways.preprocessing import Preprocessing
-from pathways.printing import show_metrics
 from pathways.runs import Run
 from pathways.training.classifier import train_classifier
 from pathways.training.config import TrainingConfig
@@ -75,19 +74,17 @@ def main(
             train_images=train_images,
             seed=seed,
         )
-        settings = TrainingConfig.from_json(SETTINGS.to_json() | {"steps": steps, "seed": seed})
-        metrics = run_pipeline(
-            run.target,
-            preprocessing,
+        whole_job(
+            output,
+            run,
             images,
-            out,
-            settings,
+            SETTINGS,
+            steps=steps,
+            seed=seed,
             resume=resume,
             test_images=test_images,
             started=started,
-            progress=output.progress,
         )
-        show_metrics(output, {"generator": metrics}, len(images.classes))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathways.baselines.registry import (
     check_baselines,
     make_baseline,
     make_sizes,
+    mean_kept,
 )
 from pathways.evaluation import Evaluation, evaluate, randomization
 from pathways.explainer import Explainer, PathwayMethod
@@ -25,6 +26,13 @@ from pathways.training.data import Images
 # Called with (what is being done, how much of it, how much in all). Details of a stage follow its
 # name after two spaces.
 Progress = Callable[[str, int, int], None]
+
+
+def shuffled_test(images: Images, seed: int, limit: int | None = None) -> Tensor:
+    """Rows of the test images to measure on, int64, at most ``limit``, in an order of the seed."""
+    # Folders are sorted by class, and halves of them would hold different classes.
+    order = torch.randperm(len(images.test), generator=torch.Generator().manual_seed(seed))
+    return order[:limit]
 
 
 def measure(
@@ -55,13 +63,11 @@ def measure(
     Raises:
         ValueError: fewer than two test images.
     """
-    # Folders are sorted by class, and halves of them would hold different classes.
-    order = torch.randperm(len(images.test), generator=torch.Generator().manual_seed(seed))
-    order = order[:limit]
+    rows = shuffled_test(images, seed, limit)
     return evaluate(
         method,
-        preprocess(images.test[order], preprocessing),
-        images.test_labels[order],
+        preprocess(images.test[rows], preprocessing),
+        images.test_labels[rows],
         blanks=preprocessing.blanks(*images.shape[1:]),
         threshold=getattr(method, "class_threshold", 0.5),
         batch_size=batch_size,
@@ -158,11 +164,8 @@ def check_randomization(
         ValueError: an unknown baseline, or no test images.
     """
     check_baselines(list(baselines))
-    order = torch.randperm(len(images.test), generator=torch.Generator().manual_seed(seed))
-    inputs = preprocess(images.test[order[:limit]], preprocessing)
-    batches = inputs.split(batch_size)
-    device = explainer.target.device
-    kept = torch.cat([explainer(batch.to(device)).pathway.kept().cpu() for batch in batches])
+    inputs = preprocess(images.test[shuffled_test(images, seed, limit)], preprocessing)
+    kept = mean_kept(explainer, inputs, batch_size)
     fit_on = preprocess(images.train, preprocessing) if baselines else inputs
     methods: dict[str, Any] = {}
     result: dict[str, Any] = {}
@@ -174,7 +177,7 @@ def check_randomization(
             own = Explainer(target, explainer.generator)
             if name == "generator":
                 return own
-            context = BaselineContext(own, fit_on, seed=seed, kept=float(kept.mean()))
+            context = BaselineContext(own, fit_on, seed=seed, kept=kept)
             return make_baseline(name, context)
 
         found = randomization(
@@ -188,7 +191,7 @@ def check_randomization(
         result = {"layers": list(found.layers), "stages": list(found.stages)}
     if progress is not None:
         progress("randomizing: done", 1 + len(baselines), 1 + len(baselines))
-    return {**result, "images": len(inputs), "kept": float(kept.mean()), "methods": methods}
+    return {**result, "images": len(inputs), "kept": kept, "methods": methods}
 
 
 def _under(name: str, progress: Progress | None) -> Progress | None:

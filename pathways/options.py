@@ -101,6 +101,15 @@ def preprocessing(
     return Preprocessing(**values)
 
 
+def baseline_names(text: str) -> list[str]:
+    """Known baselines, separated by commas; none for an empty text."""
+    from pathways.baselines.registry import check_baselines
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    check_baselines(names)
+    return names
+
+
 def shares(name: str, text: str) -> list[float]:
     """Numbers in (0, 1] separated by commas; none for an empty text."""
     try:

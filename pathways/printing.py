@@ -12,6 +12,7 @@ from rich.table import Table
 from pathways.console import Output
 from pathways.pipeline import FILES
 from pathways.report import metric_rows
+from pathways.report.tables import RANDOMIZED
 
 _MOST_COLUMNS = 4
 # What is shown of many methods: figure and heading.
@@ -158,28 +159,18 @@ _SWEEP = {
 }
 
 
-_RANDOMIZED = {
-    "agreement": "target itself",
-    "iou": "masks (IoU)",
-    "iou_chance": "chance",
-    "importance": "importance",
-    "gradient": "gradient",
-    "cam": "Grad-CAM",
-}
-
-
 def show_randomization(output: Output, result: dict[str, Any]) -> None:
     """One row per method and number of shuffled layers: what is left of its explanations."""
     table = Table(title="similarity to the explanations of the target as it is")
     table.add_column("method", no_wrap=True)
     table.add_column("shuffled", no_wrap=True)
-    for heading in _RANDOMIZED.values():
+    for heading in RANDOMIZED.values():
         table.add_column(heading, justify="right")
     for name, figures in result["methods"].items():
         table.add_section()
         for index, stage in enumerate(result["stages"]):
             top = result["layers"][stage - 1] if stage else "-"
-            cells = [figures[key][index] for key in _RANDOMIZED]
+            cells = [figures[key][index] for key in RANDOMIZED]
             table.add_row(
                 name if index == 0 else "",
                 f"{stage}, down to {top}" if stage else "none",

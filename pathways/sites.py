@@ -132,6 +132,11 @@ class Sites(Sequence[Site]):
         """Number of neurons of all sites, D."""
         return self.offsets[-1]
 
+    def floors(self, min_keep: float) -> list[int]:
+        """Least number of neurons of every site: this share, in [0, 1], and at least one."""
+        # Rounded first, so that 7 % of 100 are 7 and not, through 7.000000000000001, 8.
+        return [max(1, math.ceil(round(min_keep * size, 6))) for size in self.sizes]
+
     @property
     def num_words(self) -> int:
         """Number of int64 words of one packed pathway."""

@@ -18,7 +18,7 @@ import pathways
 from pathways.evaluation.quick import QUICK, quick_figures
 from pathways.evaluation.runs import with_baseline
 from pathways.generator.gen_cnp import GenCNP
-from pathways.measuring import Progress
+from pathways.measuring import Progress, shuffled_test
 from pathways.pipeline import MEAN_IMAGES, json_metrics, train
 from pathways.runs import (
     CHECKPOINT,
@@ -151,11 +151,8 @@ def run_sweep(
     tasks = _tasks(run, config, variants, seeds, Path(out), images, test_images)
     for task in tasks:
         _check(task, resume, overwrite)
-    # Folders are sorted by class, and halves of them would hold different classes.
-    order = torch.randperm(
-        len(images.test), generator=torch.Generator().manual_seed(MEASURING_SEED)
-    )
-    inputs = preprocess(images.test[order[:test_images]], run.preprocessing)
+    rows = shuffled_test(images, MEASURING_SEED, test_images)
+    inputs = preprocess(images.test[rows], run.preprocessing)
     if len(inputs) < 2:
         raise ValueError(f"a sweep needs at least two test images, got {len(inputs)}")
     points = []

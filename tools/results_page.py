@@ -15,6 +15,8 @@ from typing import Any
 
 from metrics_table import table
 
+from pathways.report.tables import RANDOMIZED
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
 KEPT = ROOT / "docs" / "results"
@@ -50,13 +52,12 @@ SWEPT = {
     "mdc": "mDC",
 }
 
-RANDOMIZED = {
-    "agreement": "target itself",
-    "iou": "masks (IoU)",
-    "iou_chance": "chance",
-    "importance": "importance",
-    "gradient": "gradient",
-    "cam": "Grad-CAM",
+# Whose pathways are applied: key in a point of the transfer curve and words.
+KINDS = {
+    "own": "own class",
+    "wrong_class": "another class",
+    "random": "random",
+    "agnostic": "one for all",
 }
 
 
@@ -71,7 +72,7 @@ def collect(results: Path) -> None:
         short = {
             "settings": {key: first[key] for key in ("images", "seed", "threads", "torch")},
             "transfer": [
-                {"shots": point["shots"], "agreement": point["own"]["agreement"]}
+                {"shots": point["shots"]} | {kind: point[kind]["agreement"] for kind in KINDS}
                 for point in full["transfer"]
             ],
             "methods": {name: rounded(value["metrics"]) for name, value in methods.items()},
@@ -121,15 +122,16 @@ def text(value: float | None, figure: str) -> str:
 
 
 def transfer_table(nets: dict[str, dict[str, Any]]) -> str:
-    """Agreement of class pathways of j images per class."""
+    """Agreement of class pathways of j images per class, each with its controls."""
     found = {point["shots"] for values in nets.values() for point in values["transfer"]}
     shots = [*sorted(found - {None}), None]
     heads = ["all" if count is None else str(count) for count in shots]
     lines = [f"| net | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
     for net, values in nets.items():
-        own = {point["shots"]: point["agreement"] for point in values["transfer"]}
-        cells = [f"{own[count]:.3f}" if count in own else "-" for count in shots]
-        lines.append(f"| {net} | {' | '.join(cells)} |")
+        for kind, words in KINDS.items():
+            curve = {point["shots"]: point[kind] for point in values["transfer"]}
+            cells = [f"{curve[count]:.3f}" if count in curve else "-" for count in shots]
+            lines.append(f"| {net}, {words} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

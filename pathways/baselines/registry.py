@@ -92,19 +92,18 @@ def _agnostic(context: BaselineContext) -> PathwayMethod:
         if context.progress is not None:
             context.progress("fitting agnostic", done, total)
 
-    kept = _mean_kept(context) if context.kept is None else context.kept
+    kept = context.kept
+    if kept is None:
+        kept = mean_kept(context.explainer, context.images[:_SIZE_IMAGES])
     mask = baselines.ClassAgnosticMask(context.explainer.target, min_keep=context.floor, kept=kept)
     return mask.fit(context.images, steps=_AGNOSTIC_STEPS, seed=context.seed, progress=report)
 
 
-def _mean_kept(context: BaselineContext) -> float:
-    """Share that the generator keeps of the images to fit on, of some hundreds of them."""
-    images = context.images[:_SIZE_IMAGES]
-    explainer = context.explainer
-    kept = [
-        explainer(batch.to(explainer.target.device)).pathway.kept() for batch in images.split(64)
-    ]
-    return float(torch.cat(kept).mean())
+def mean_kept(method: PathwayMethod, images: Tensor, batch_size: int = 64) -> float:
+    """Mean share of neurons that a method keeps of images ``[N, ...]``, N >= 1; in [0, 1]."""
+    device = method.target.device
+    batches = images.split(batch_size)
+    return float(torch.cat([method(batch.to(device)).pathway.kept() for batch in batches]).mean())
 
 
 def _active(context: BaselineContext) -> PathwayMethod:

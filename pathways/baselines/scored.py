@@ -212,8 +212,7 @@ def site_floors(sites: Sites, min_keep: float) -> list[int]:
     """
     if not 0.0 <= min_keep <= 1.0:
         raise ValueError(f"min_keep must be in [0, 1], got {min_keep}")
-    # Rounded as the generator does: 7 % of 100 are 7, and not 8 through 7.000000000000001.
-    return [max(1, math.ceil(round(min_keep * size, 6))) for size in sites.sizes]
+    return sites.floors(min_keep)
 
 
 def draws(images: Tensor, count: int, seed: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pathways import options
-from pathways.baselines.registry import BASELINES, check_baselines
+from pathways.baselines.registry import BASELINES
 from pathways.console import command
 from pathways.options import (
     DATA_HELP,
@@ -66,8 +66,7 @@ def evaluate(
         from pathways.printing import show_metrics
         from pathways.runs import Run
 
-        names = [name.strip() for name in baselines.split(",") if name.strip()]
-        check_baselines(names)
+        names = options.baseline_names(baselines)
         sizes = options.shares("--kept", kept)
         counts = options.integers("--shots", shots)
         run = Run.open(run_folder)
@@ -225,9 +224,9 @@ def randomize(
         from pathways.printing import show_randomization
         from pathways.runs import RANDOMIZATION, Run, write_json
 
-        names = [name.strip() for name in baselines.split(",") if name.strip()]
-        check_baselines(names)
+        names = options.baseline_names(baselines)
         run = Run.open(run_folder)
+        folder = options.writable("--out", run_folder if out is None else out)
         options.place(run, device)
         images = run.images if data is None else run.load_images(data)
         output.interrupted = "interrupted; nothing was written"
@@ -241,7 +240,6 @@ def randomize(
             seed=seed,
             progress=output.progress,
         )
-        folder = run_folder if out is None else out
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RANDOMIZATION, result)
         show_randomization(output, result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from typing import Any
 
@@ -115,8 +114,7 @@ class GenCNP(nn.Module):
         self.config = config
         self.sites = sites
         self.sizes = list(sites.sizes)
-        # Rounded first, so that 7 % of 100 are 7 and not, through 7.000000000000001, 8.
-        self.floors = [max(1, math.ceil(round(min_keep * size, 6))) for size in sites.sizes]
+        self.floors = sites.floors(min_keep)
         self.sigma = float(sigma)
         self.gamma = float(gamma)
         self.quantizer = quantizer

@@ -5,6 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+
+RANDOMIZED: Mapping[str, str] = MappingProxyType(
+    {
+        "agreement": "target itself",
+        "iou": "masks (IoU)",
+        "iou_chance": "chance",
+        "importance": "importance",
+        "gradient": "gradient",
+        "cam": "Grad-CAM",
+    }
+)
+"""Columns of a weight-randomisation table: figure of :class:`Randomization` and its heading."""
 
 
 @dataclass(frozen=True)

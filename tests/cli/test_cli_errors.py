@@ -268,9 +268,14 @@ def test_a_folder_that_cannot_be_written_is_refused_before_long_work(project, mo
         raise AssertionError("measured for nothing")
 
     monkeypatch.setattr("pathways.measuring.evaluate_methods", never)
+    monkeypatch.setattr("pathways.measuring.check_randomization", never)
     monkeypatch.setattr("pathways.planted.results.compare_seeds", never)
     file = project.run / "run.json"
-    for command in (["evaluate", project.run], ["planted", "--methods", "random"]):
+    for command in (
+        ["evaluate", project.run],
+        ["randomize", project.run],
+        ["planted", "--methods", "random"],
+    ):
         for out in (file, file / "deep" / "er"):
             message = fails(project, *command, "--out", out)
             assert message.endswith(f"must be a folder to write to, got {out}: {file} is no folder")
