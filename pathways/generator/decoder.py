@@ -7,42 +7,51 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def _spread(bias: Tensor | None, start: float) -> None:
-    """Fill with scores around ``start``: equal ones would all be switched off in the same step."""
-    assert bias is not None  # the heads are built with one
-    nn.init.uniform_(bias, start - 0.5 * abs(start), start + 0.5 * abs(start))
+def _start(layer: nn.Linear | nn.Conv2d, start: float) -> None:
+    """Outputs around ``start``: equal scores would all be switched off in the same step."""
+    nn.init.normal_(layer.weight, std=0.02)
+    assert layer.bias is not None  # the heads are built with one
+    nn.init.uniform_(layer.bias, start - 0.5 * abs(start), start + 0.5 * abs(start))
 
 
 class UnitHead(nn.Module):
-    """Scores ``[N, C, H, W]`` of one site from its grown state and its own map.
+    """Scores ``[N, C, H, W]`` of one site from its grown state, its own map and its activity.
 
-    The adapter's output is added at the end so that position information survives.
+    The adapter's output is added at the end so that position information survives. Activity counts
+    as in :class:`ChannelHead`, the gain being that of the place.
     """
 
     def __init__(self, width: int, channels: int, start: float) -> None:
         super().__init__()
         self.project = nn.Conv2d(width, channels, kernel_size=1)
-        nn.init.normal_(self.project.weight, std=0.02)
-        _spread(self.project.bias, start)
+        self.gain = nn.Conv2d(width, channels, kernel_size=1)
+        _start(self.project, start)
+        _start(self.gain, 0.0)
 
-    def forward(self, grown: Tensor, adapted: Tensor) -> Tensor:
+    def forward(self, grown: Tensor, adapted: Tensor, activity: Tensor) -> Tensor:
         size = [adapted.size(2), adapted.size(3)]
         grown = F.interpolate(grown, size=size, mode="bilinear", align_corners=False)
-        scores: Tensor = self.project(F.gelu(grown + adapted))
+        scores: Tensor = self.project(F.gelu(grown + adapted)) + self.gain(grown) * activity
         return scores
 
 
 class ChannelHead(nn.Module):
-    """Scores ``[N, C]`` of one site from its state ``[N, d]``; positions play no part."""
+    """Scores ``[N, C]`` of one site from its state ``[N, d]`` and its activity ``[N, 2 C]``.
+
+    What a neuron does for a class is about its activation times a weight that depends on the class;
+    the state gives every neuron's weights, the gains. Positions play no part.
+    """
 
     def __init__(self, width: int, channels: int, start: float) -> None:
         super().__init__()
         self.project = nn.Linear(width, channels)
-        nn.init.normal_(self.project.weight, std=0.02)
-        _spread(self.project.bias, start)
+        self.gain = nn.Linear(width, 2 * channels)
+        _start(self.project, start)
+        _start(self.gain, 0.0)
 
-    def forward(self, grown: Tensor, adapted: Tensor) -> Tensor:
-        scores: Tensor = self.project(grown)
+    def forward(self, grown: Tensor, adapted: Tensor, activity: Tensor) -> Tensor:
+        mean, maximum = (self.gain(grown) * activity).chunk(2, dim=1)
+        scores: Tensor = self.project(grown) + mean + maximum
         return scores
 
 
@@ -73,7 +82,7 @@ class PathwayDecoders(nn.Module):
         unit (bool): scores per unit instead of per channel.
         start (float): mean initial score.
 
-    Returns of ``forward(codes, class_code, maps)``, where maps count only by unit:
+    Returns of ``forward(codes, class_code, activity, maps)``, where maps count only by unit:
         list of Tensor: flat scores ``[N, size]`` per site, in execution order.
 
     Source: arXiv:2309.09887 names the part and its purpose; the layers are our choice.
@@ -81,7 +90,8 @@ class PathwayDecoders(nn.Module):
     Example:
         >>> import torch
         >>> decode = PathwayDecoders([3, 5], width=8, unit=False)
-        >>> scores = decode(torch.randn(2, 2, 8), torch.randn(2, 8), maps=[])
+        >>> activity = [torch.randn(2, 6), torch.randn(2, 10)]
+        >>> scores = decode(torch.randn(2, 2, 8), torch.randn(2, 8), activity, maps=[])
         >>> [tuple(score.shape) for score in scores]
         [(2, 3), (2, 5)]
     """
@@ -99,17 +109,20 @@ class PathwayDecoders(nn.Module):
             ]
         )
 
-    def forward(self, codes: Tensor, class_code: Tensor, maps: list[Tensor]) -> list[Tensor]:
+    def forward(
+        self, codes: Tensor, class_code: Tensor, activity: list[Tensor], maps: list[Tensor]
+    ) -> list[Tensor]:
         states = self._states(codes.flip(1), class_code)
         scores: list[Tensor] = []
         for i, head in enumerate(self.heads):
+            site = codes.size(1) - 1 - i
             grown = adapted = states[i]
             if self.unit:
-                adapted = maps[codes.size(1) - 1 - i]
+                adapted = maps[site]
                 grown = grown.unsqueeze(2).unsqueeze(3)
                 while grown.size(2) < adapted.size(2) or grown.size(3) < adapted.size(3):
                     grown = self.growth(grown)
-            scores.append(head(grown, adapted).flatten(1))
+            scores.append(head(grown, adapted, activity[site]).flatten(1))
         return scores[::-1]
 
     def _states(self, codes: Tensor, class_code: Tensor) -> list[Tensor]:

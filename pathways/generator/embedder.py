@@ -36,7 +36,8 @@ class SiteAdapter(nn.Module):
     """Bring the summaries of sites of one shape to the common width, in one call for all of them.
 
     Features of different sites differ by orders of magnitude, so each channel is standardised with
-    running statistics first. Every site has a projection of its own.
+    running statistics first. Every site has a projection of its own. The standardised values are
+    returned too: a code of a few numbers cannot say how active each of hundreds of neurons is.
 
     Args:
         sites (list of int): positions of the G sites in the list of summaries.
@@ -44,7 +45,8 @@ class SiteAdapter(nn.Module):
         width (int): common width d.
 
     Returns of ``forward(summaries)``:
-        Tensor[G * N, d, h, w]: site by site, channels innermost in memory.
+        projected (Tensor[G * N, d, h, w], site by site, channels innermost in memory) and
+        standardised (Tensor[G, N, C', h * w]).
     """
 
     def __init__(self, sites: list[int], channels: int, width: int) -> None:
@@ -56,7 +58,7 @@ class SiteAdapter(nn.Module):
         self.weight = nn.Parameter(torch.empty(groups, width, channels).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(groups, 1, width).uniform_(-bound, bound))
 
-    def forward(self, summaries: list[Tensor]) -> Tensor:
+    def forward(self, summaries: list[Tensor]) -> tuple[Tensor, Tensor]:
         own: list[Tensor] = []
         for site in self.sites:
             own.append(summaries[site])
@@ -69,13 +71,13 @@ class SiteAdapter(nn.Module):
         joined = torch.cat(own, dim=1).to(self.weight.dtype)  # the target's may be another
         batch, _, height, width = joined.shape
         channels, area = self.weight.size(2), height * width
-        by_site = self.norm(joined).view(batch, len(own), channels, area).permute(1, 0, 3, 2)
-        cells = by_site.reshape(len(own), batch * area, channels)
+        by_site = self.norm(joined).view(batch, len(own), channels, area).transpose(0, 1)
+        cells = by_site.transpose(2, 3).reshape(len(own), batch * area, channels)
         projected = torch.baddbmm(self.bias, cells, self.weight.transpose(1, 2))
         # Channels innermost: pooling and depthwise convolution of small maps are several times as
         # fast so.
         cells_of_maps = projected.view(len(own) * batch, height, width, self.weight.size(1))
-        return cells_of_maps.permute(0, 3, 1, 2)
+        return cells_of_maps.permute(0, 3, 1, 2), by_site
 
 
 class ReductionBlock(nn.Module):
@@ -106,17 +108,19 @@ class FeatureEmbedders(nn.Module):
         pool (int): side of the summaries, see :func:`summarize`.
 
     Returns of ``forward(summaries)``:
-        codes (Tensor[N, L, d]) and, with ``pool == 0``, the adapted maps (list of Tensor[N, d, h,
-        w], else empty).
+        codes (Tensor[N, L, d]); the activity of every site's neurons in standard deviations, in
+        [-3, 3] (list of Tensor[N, 2 C], mean and maximum of each channel, or of Tensor[N, C, h, w]
+        with ``pool == 0``); and, with ``pool == 0``, the adapted maps (list of Tensor[N, d, h, w],
+        else empty).
 
     Source: arXiv:2309.09887 names the part and its purpose; the layers are our choice.
 
     Example:
         >>> embed = FeatureEmbedders([(3, 9, 9), (5,)], width=8, pool=4)
         >>> features = [torch.randn(2, 3, 9, 9), torch.randn(2, 5)]
-        >>> codes, maps = embed([summarize(feature, pool=4) for feature in features])
-        >>> codes.shape
-        torch.Size([2, 2, 8])
+        >>> codes, activity, _ = embed([summarize(feature, pool=4) for feature in features])
+        >>> codes.shape, [tuple(own.shape) for own in activity]
+        (torch.Size([2, 2, 8]), [(2, 6), (2, 10)])
     """
 
     def __init__(self, shapes: list[tuple[int, ...]], width: int, pool: int) -> None:
@@ -139,10 +143,16 @@ class FeatureEmbedders(nn.Module):
         self.carry = nn.Linear(2 * width, width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, summaries: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, summaries: list[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         projected: list[Tensor] = []
+        active: list[Tensor] = []
         for adapter in self.adapters:
-            projected.append(adapter(summaries))
+            adapted, standardised = adapter(summaries)
+            projected.append(adapted)
+            if self.pool > 0:
+                standardised = standardised.mean(3)
+            # A neuron that hardly ever is active is tens of deviations from its mean when it is.
+            active += standardised.clamp(-3.0, 3.0).unbind(0)
         batch = summaries[0].size(0)
         grouped: list[Tensor] = []
         cells: list[Tensor] = []
@@ -161,11 +171,15 @@ class FeatureEmbedders(nn.Module):
             cells.append(x.view(sites, batch, width))
             start = stop
         codes = self._carried(torch.cat(cells).index_select(0, self.rows))
+        activity: list[Tensor] = []
         maps: list[Tensor] = []
-        if self.pool == 0:
-            for place in self.places:
+        for site, place in enumerate(self.places):
+            own = active[place]
+            if self.pool == 0:
+                own = own.view(summaries[site].shape)
                 maps.append(grouped[place])
-        return codes, maps
+            activity.append(own)
+        return codes, activity, maps
 
     def _carried(self, cells: Tensor) -> Tensor:
         """Codes ``[N, L, d]`` of cells ``[L, N, d]``, each joined with the shallower code."""

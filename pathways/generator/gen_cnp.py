@@ -15,7 +15,7 @@ from pathways.generator.distiller import PathwayDistillation
 from pathways.generator.embedder import FeatureEmbedders, summarize
 from pathways.sites import Sites
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 KIND = "generator"
 QUANTIZERS = ("daq", "ste", "hard_concrete")
 
@@ -162,9 +162,9 @@ class GenCNP(nn.Module):
                 f"GenCNP: features must hold one map per site ({len(self.sizes)}), "
                 f"got {len(summaries)}"
             )
-        codes, maps = self.embedders(summaries)
+        codes, activity, maps = self.embedders(summaries)
         codes, class_code, auxiliary = self.distillation(codes)
-        scores = self.decoders(codes, class_code, maps)
+        scores = self.decoders(codes, class_code, activity, maps)
         return torch.cat(scores, dim=1).float().sigmoid(), auxiliary
 
     @torch.jit.export

@@ -304,10 +304,10 @@ def test_files_that_are_no_generators(target, tmp_path):
     with pytest.raises(ValueError, match="must be a generator file, got a pathway file"):
         GenCNP.load(path)
     write_safetensors(path, generator.state_dict(), kind="generator", version=99, header={})
-    with pytest.raises(ValueError, match="format version 2 or older, got 99"):
+    with pytest.raises(ValueError, match="format version 3 or older, got 99"):
         GenCNP.load(path)
-    write_safetensors(path, generator.state_dict(), kind="generator", version=1, header={})
-    with pytest.raises(ValueError, match=r"format version 2, got 1, .* fit it again"):
+    write_safetensors(path, generator.state_dict(), kind="generator", version=2, header={})
+    with pytest.raises(ValueError, match=r"format version 3, got 2, .* fit it again"):
         GenCNP.load(path)
 
 
@@ -331,10 +331,10 @@ def test_incomplete_generator_files(target, tmp_path, header, tensors):
     path = tmp_path / "g.safetensors"
     generator = GenCNP(target.sites, 3, width=8)
     generator.save(path)
-    _, good = read_safetensors(path, kind="generator", version=2)
+    _, good = read_safetensors(path, kind="generator", version=3)
     header = {key: value for key, value in {**good, **header}.items() if value is not None}
     contents = generator.state_dict() if tensors else {}
-    write_safetensors(path, contents, kind="generator", version=2, header=header)
+    write_safetensors(path, contents, kind="generator", version=3, header=header)
     with pytest.raises(ValueError, match="is not a complete generator file"):
         GenCNP.load(path)
 
@@ -423,7 +423,7 @@ def test_sites_of_one_shape_are_computed_together_but_apart(pool):
     summaries = [summarize(torch.randn(3, *shape), pool) for shape in shapes]
     embed(summaries)
     embed.eval()
-    codes, maps = embed(summaries)
+    codes, activity, maps = embed(summaries)
     cells = []
     for site, summary in enumerate(summaries):
         (adapter,) = [adapter for adapter in embed.adapters if site in adapter.sites]
@@ -432,6 +432,8 @@ def test_sites_of_one_shape_are_computed_together_but_apart(pool):
         x = nn.functional.batch_norm(
             summary, adapter.norm.running_mean[own], adapter.norm.running_var[own]
         )
+        own_activity = x.clamp(-3, 3) if pool == 0 else x.flatten(2).mean(2).clamp(-3, 3)
+        torch.testing.assert_close(activity[site], own_activity)
         weight = adapter.weight[place].unsqueeze(2).unsqueeze(3)
         x = nn.functional.gelu(nn.functional.conv2d(x, weight, adapter.bias[place, 0]))
         if pool == 0:
@@ -463,18 +465,51 @@ def test_codes_and_states_are_those_of_the_recurrences_step_by_step():
         torch.testing.assert_close(found, state)
 
 
+@pytest.mark.parametrize("unit", [False, True])
+def test_a_score_is_bias_plus_gain_times_the_neurons_own_activity(unit):
+    width, channels = 4, 3
+    decode = PathwayDecoders([channels], width, unit, start=1.0)
+    (head,) = decode.heads
+    place = (2, 5) if unit else ()
+    activity = torch.randn(2, channels if unit else 2 * channels, *place)
+    other = activity.clone()
+    other[:, 1] += 1.0  # of the mean only, where there are mean and maximum
+    codes, class_code = torch.randn(2, 1, width), torch.randn(2, width)
+    maps = [torch.zeros(2, width, *place)] if unit else []
+    (scores,) = decode(codes, class_code, [activity], maps)
+    (others,) = decode(codes, class_code, [other], maps)
+    change = (others - scores).view(2, channels, *place)
+    assert change[:, [0, 2]].abs().max() == 0
+    state = decode._states(codes, class_code)[0]
+    if not unit:
+        torch.testing.assert_close(change[:, 1], head.gain(state)[:, 1])
+        mean, maximum = (activity * head.gain(state)).view(2, 2, channels).unbind(1)
+        torch.testing.assert_close(scores, head.project(state) + mean + maximum)
+    else:
+        grown = state.view(2, width, 1, 1)
+        for _ in range(3):  # 1 -> 2 -> 4 -> 8 covers 2 x 5
+            grown = decode.growth(grown)
+        grown = nn.functional.interpolate(grown, size=place, mode="bilinear", align_corners=False)
+        torch.testing.assert_close(change[:, 1], head.gain(grown)[:, 1])
+
+
 def test_parts_stand_alone():
     shapes = [(3, 9, 5), (4,)]
     features = [torch.randn(2, *shape) for shape in shapes]
     summaries = [summarize(feature, pool=2) for feature in features]
     assert [tuple(summary.shape) for summary in summaries] == [(2, 6, 2, 2), (2, 8, 1, 1)]
-    assert FeatureEmbedders(shapes, width=8, pool=2)(summaries)[1] == []
-    codes, maps = FeatureEmbedders(shapes, width=8, pool=0)([summarize(f, 0) for f in features])
+    features_of_units = [summarize(feature, 0) for feature in features]
+    codes, activity, maps = FeatureEmbedders(shapes, width=8, pool=0)(features_of_units)
     assert codes.shape == (2, 2, 8)
+    assert [tuple(own.shape) for own in activity] == [(2, 3, 9, 5), (2, 4, 1, 1)]
     assert [tuple(m.shape) for m in maps] == [(2, 8, 9, 5), (2, 8, 1, 1)]
+    codes, activity, maps = FeatureEmbedders(shapes, width=8, pool=2)(summaries)
+    assert [tuple(own.shape) for own in activity] == [(2, 6), (2, 8)]
+    assert maps == []
     codes, class_code, logits = PathwayDistillation(2, 8, 5, layers=1, heads=2)(codes)
     assert (codes.shape, class_code.shape, logits.shape) == ((2, 2, 8), (2, 8), (2, 5))
-    scores = PathwayDecoders([3, 4], 8, unit=False, start=7.0)(codes, class_code, maps)
+    decode = PathwayDecoders([3, 4], 8, unit=False, start=7.0)
+    scores = decode(codes, class_code, activity, maps)
     assert [tuple(score.shape) for score in scores] == [(2, 3), (2, 4)]
     assert 3 < torch.cat(scores, 1).min() < torch.cat(scores, 1).max() < 11
     negative = PathwayDecoders([3, 4], 8, unit=True, start=-7.0)
