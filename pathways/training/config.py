@@ -36,6 +36,8 @@ class TrainingConfig:
             finds second most likely, where the batch has one, instead of a random other class.
         mask_noise (float): share of the neurons outside of a pathway that are switched on at
             random in the run whose KL is taken, so that a pathway cannot rely on their absence.
+        class_share (float): share of inputs whose KL is taken under the pathway of another input of
+            their class in the batch, so that pathways carry over to other images of the class.
         class_similarity (float): weight of the similarity within classes, off by default.
         kl_limit (float or None): instead of a fixed weight, "as sparse as possible with KL at most
             this" (nats): a multiplier on the KL rises while the limit is exceeded (dual ascent).
@@ -64,6 +66,7 @@ class TrainingConfig:
     mixed_share: float = 0.0
     hard_negatives: float = 0.0
     mask_noise: float = 0.0
+    class_share: float = 0.0
     class_similarity: float = 0.0
     kl_limit: float | None = None
     kl_rate: float = 0.05
@@ -103,6 +106,7 @@ class TrainingConfig:
             "mixed_share",
             "hard_negatives",
             "mask_noise",
+            "class_share",
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(

@@ -61,8 +61,10 @@ class GeneratorTraining(lightning.LightningModule):
 
         # The leak term gates other inputs with these masks: one gated run over both halves.
         inputs, masks, rows = images, mask, len(images)
+        if config.class_share > 0:
+            masks = mask[self._donors(classes)]
         if config.mask_noise > 0:
-            masks = mask + (1 - mask) * (torch.rand_like(mask) < config.mask_noise)
+            masks = masks + (1 - masks) * (torch.rand_like(mask) < config.mask_noise)
         if config.specificity > 0:
             foreign, foreign_logits, other = self._foreign_inputs(images, logits, classes)
             inputs, masks = torch.cat([images, foreign]), torch.cat([masks, mask[other]])
@@ -90,6 +92,16 @@ class GeneratorTraining(lightning.LightningModule):
         if config.class_similarity > 0:
             loss = loss + config.class_similarity * losses.class_similarity(importance, classes)
         return loss, figures
+
+    def _donors(self, classes: Tensor) -> Tensor:
+        """Whose mask (row) each input gets: its own, or for a share of them a classmate's."""
+        rows = len(classes)
+        own = torch.arange(rows, device=classes.device)
+        scores = torch.rand(rows, rows, device=classes.device)
+        scores.masked_fill_(classes.unsqueeze(0) != classes.unsqueeze(1), -1.0)
+        scores.fill_diagonal_(-0.5)  # below every classmate, above every other class
+        swapped = torch.rand(rows, device=classes.device) < self.config.class_share
+        return torch.where(swapped, scores.argmax(1), own)
 
     def _foreign_inputs(
         self, images: Tensor, logits: Tensor, classes: Tensor

@@ -165,6 +165,45 @@ def test_mask_noise_only_adds_neurons(planted, monkeypatch):
     assert figures["kept"] == half.mean()  # noise does not count as size
 
 
+def test_a_share_of_the_inputs_meets_a_classmates_mask(planted):
+    classes = torch.tensor([0, 1, 0, 2, 1, 0, 0, 1])
+    rows = torch.arange(8)
+    none, all_of_them = (make_module(planted.target, class_share=share) for share in (0.0, 1.0))
+    assert torch.equal(none._donors(classes), rows)
+    seen = torch.stack([all_of_them._donors(classes) for _ in range(50)])
+    assert (classes[seen] == classes).all()
+    assert (
+        (seen == rows) == (classes == 2)
+    ).all()  # only an input without classmates keeps its own
+    assert set(seen[:, 0].tolist()) == {2, 5, 6}
+    many = torch.zeros(400, dtype=torch.long)
+    half = make_module(planted.target, class_share=0.5)
+    assert 0.4 < (half._donors(many) != torch.arange(400)).float().mean() < 0.6
+
+
+def test_a_classmates_mask_counts_in_the_kl_alone(planted, monkeypatch):
+    x, _ = planted.images(20)
+    classes = planted.target(x).argmax(1)
+    module = make_module(planted.target, specificity=1.0, class_share=1.0, blank_share=0.0)
+    seen = []
+    gated = planted.target.gated
+
+    def spy(images, masks):
+        seen.append((images, masks.detach()))
+        return gated(images, masks)
+
+    own = (torch.rand(20, planted.target.sites.num_neurons) < 0.5).float()
+    monkeypatch.setattr(planted.target, "gated", spy)
+    monkeypatch.setattr(module.generator, "masks", lambda importance: own)
+    module.objective(x, 1.0)
+    images, masks = seen[0]
+    assert torch.equal(images[:20], x)
+    donors = torch.stack([(own == mask).all(1).float().argmax() for mask in masks])
+    assert (classes[donors[:20]] == classes).all()
+    assert (donors[:20] != torch.arange(20)).any()
+    assert (classes[donors[20:]] != planted.target(images[20:]).argmax(1)).all()
+
+
 def test_a_batch_of_one_class_has_no_leak_term(planted):
     x, labels = planted.images(64)
     x = x[labels == 1]
