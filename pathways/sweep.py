@@ -18,6 +18,7 @@ import pathways
 from pathways.evaluation.quick import QUICK, quick_figures
 from pathways.evaluation.runs import with_baseline
 from pathways.generator.gen_cnp import GenCNP
+from pathways.loading import gate
 from pathways.measuring import Progress, shuffled_test
 from pathways.pipeline import MEAN_IMAGES, json_metrics, train
 from pathways.runs import (
@@ -32,7 +33,7 @@ from pathways.runs import (
 from pathways.target import GatedTarget
 from pathways.training.config import TrainingConfig
 from pathways.training.data import Images
-from pathways.variants import ABLATION, Variant, read_variants, sparsity_variants
+from pathways.variants import ABLATION, GRANULARITY, Variant, read_variants, sparsity_variants
 
 __all__ = [
     "FIGURES",
@@ -208,14 +209,16 @@ def _tasks(
         raise ValueError(f"variants must be of different names, got {[v.name for v in variants]}")
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds must be different and not negative, got {list(seeds)}")
-    targets = {run.description.baseline: run.target}
+    own = (run.description.baseline, run.description.granularity)
+    targets = {own: run.target}
     data = _digest(images)
     tasks = []
     for variant in variants:
-        baseline = variant.settings.get(ABLATION, run.description.baseline)
-        if baseline not in targets:
-            targets[baseline] = _other_target(run, images, baseline)
-        target = targets[baseline]
+        baseline = variant.settings.get(ABLATION, own[0])
+        kind = (baseline, variant.settings.get(GRANULARITY, own[1]))
+        if kind not in targets:
+            targets[kind] = _other_target(run, images, *kind)
+        target = targets[kind]
         _check_generator(variant, variant.config(config, seeds[0]), target)
         for seed in seeds:
             settings = variant.config(config, seed)
@@ -244,13 +247,23 @@ def _check_generator(variant: Variant, config: TrainingConfig, target: GatedTarg
         raise ValueError(f"variant {variant.name!r}: {error}") from error
 
 
-def _other_target(run: Run, images: Images, baseline: str) -> GatedTarget:
-    """The run's target with another ablation value; the run's own keeps its value."""
+def _other_target(run: Run, images: Images, baseline: str, granularity: str) -> GatedTarget:
+    """The run's target with other ablation values or neurons; the run's own stays as it is."""
+    target = run.target
+    if granularity != run.description.granularity:
+        description = run.description
+        target = gate(
+            target.model,
+            run.preprocessing,
+            description.image_shape,
+            granularity=granularity,
+            sites=description.sites,
+        )
     if baseline == "zero":
-        return with_baseline(run.target, None)
+        return with_baseline(target, None)
     inputs = preprocess(images.train[:MEAN_IMAGES], run.preprocessing)
-    batches = (batch.to(run.target.device) for batch in inputs.split(256))
-    return with_baseline(run.target, run.target.mean_baseline(batches))
+    batches = (batch.to(target.device) for batch in inputs.split(256))
+    return with_baseline(target, target.mean_baseline(batches))
 
 
 def _digest(images: Images) -> str:

@@ -14,8 +14,9 @@ from typing import Any
 from pathways.runs import BASELINES
 from pathways.training.config import TrainingConfig
 
-# Not a training setting: what replaces gated-off activations.
-ABLATION = "baseline"
+# Not training settings but the target's: what replaces gated-off activations, and what a neuron is.
+ABLATION, GRANULARITY = "baseline", "granularity"
+TARGET_SETTINGS = {ABLATION: BASELINES, GRANULARITY: ("channel", "unit")}
 # Names become folders.
 _NAME = re.compile(r"\w[\w .,+=-]{0,79}(?<![ .])")
 
@@ -26,9 +27,10 @@ class Variant:
 
     Args:
         name (str): also the name of the folder: at most 80 letters, digits and `` .,+=-_``.
-        settings (dict): training settings by name (:class:`TrainingConfig`, without ``seed``), and
+        settings (dict): training settings by name (:class:`TrainingConfig`, without ``seed``);
             ``baseline``, what replaces gated-off activations: ``"zero"``, or ``"mean"``, the means
-            over the first 2,000 training images. A dictionary (``generator``) replaces the run's.
+            over the first 2,000 training images; and ``granularity``, ``"channel"`` or ``"unit"``.
+            A dictionary (``generator``) replaces the run's.
 
     Raises:
         ValueError: a name that cannot be a folder's, or an unknown setting.
@@ -51,18 +53,19 @@ class Variant:
             raise ValueError(
                 f"variant {self.name!r}: settings must be a dictionary, got {self.settings!r}"
             )
-        known = {entry.name for entry in fields(TrainingConfig)} - {"seed"} | {ABLATION}
+        known = {entry.name for entry in fields(TrainingConfig)} - {"seed"} | set(TARGET_SETTINGS)
         unknown = sorted(set(self.settings) - known)
         if unknown:
             raise ValueError(
                 f"variant {self.name!r}: {unknown[0]!r} is not a setting; known are "
                 f"{', '.join(sorted(known))}"
             )
-        if self.settings.get(ABLATION, BASELINES[0]) not in BASELINES:
-            raise ValueError(
-                f"variant {self.name!r}: {ABLATION} must be one of {', '.join(BASELINES)}, "
-                f"got {self.settings[ABLATION]!r}"
-            )
+        for name, values in TARGET_SETTINGS.items():
+            if self.settings.get(name, values[0]) not in values:
+                raise ValueError(
+                    f"variant {self.name!r}: {name} must be one of {', '.join(values)}, "
+                    f"got {self.settings[name]!r}"
+                )
 
     def config(self, base: TrainingConfig, seed: int) -> TrainingConfig:
         """The base settings with this variant's over them.
@@ -70,7 +73,7 @@ class Variant:
         Raises:
             ValueError: a value of another type or outside its range; the variant is named.
         """
-        own = {name: value for name, value in self.settings.items() if name != ABLATION}
+        own = {name: self.settings[name] for name in self.settings if name not in TARGET_SETTINGS}
         try:
             return TrainingConfig.from_json({**base.to_json(), **own, "seed": seed})
         except ValueError as error:

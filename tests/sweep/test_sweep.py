@@ -12,6 +12,7 @@ import pathways.pipeline as pipeline
 import pathways.sweep as sweep
 from pathways import Explainer, GenCNP
 from pathways.evaluation import evaluate
+from pathways.loading import gate
 from pathways.runs import Run, preprocess
 from pathways.sweep import FIGURES, Variant, run_sweep, unfinished
 
@@ -212,6 +213,23 @@ def test_the_ablation_value_is_the_variants_own(started, toy, tmp_path):
         ranking_images=0,
     )
     assert found.kl == pytest.approx(other.figures["kl"], abs=1e-12)
+
+
+@pytest.mark.parametrize("baseline", ["zero", "mean"])
+def test_a_variant_may_gate_units(started, tmp_path, baseline):
+    run, config, images = started
+    units = Variant("units", {"granularity": "unit", "baseline": baseline})
+    channels, other = run_sweep(run, config, [FULL, units], [0], tmp_path, images=images)
+    assert run.target.sites.granularity == "channel"
+    assert run.target.fingerprint == run.description.fingerprint == channels.fingerprint
+    description = run.description
+    fresh = gate(run.target.model, run.preprocessing, description.image_shape, granularity="unit")
+    if baseline == "mean":
+        inputs = preprocess(images.train, run.preprocessing)
+        fresh.baseline = fresh.mean_baseline(inputs.split(256))
+    assert other.fingerprint == fresh.fingerprint
+    generator = GenCNP.load(tmp_path / "units" / "seed_0" / "generator.safetensors", fresh)
+    assert sum(generator.sizes) == fresh.sites.num_neurons > run.target.sites.num_neurons
 
 
 def test_an_interrupted_sweep_loses_nothing(started, tmp_path, trainings):

@@ -50,6 +50,8 @@ def test_unknown_and_bad_settings_name_the_variant():
         Variant("a", 3)
     with pytest.raises(ValueError, match="baseline must be one of zero, mean, got 'median'"):
         Variant("a", {"baseline": "median"})
+    with pytest.raises(ValueError, match="granularity must be one of channel, unit, got 'pixel'"):
+        Variant("a", {"granularity": "pixel"})
     with pytest.raises(ValueError, match=r"variant 'a': sparsity must not be negative, got -1\.0"):
         Variant("a", {"sparsity": -1.0}).config(TrainingConfig(), 0)
     with pytest.raises(ValueError, match="variant 'a': steps must be int, got 'many'"):
@@ -58,7 +60,8 @@ def test_unknown_and_bad_settings_name_the_variant():
 
 def test_settings_lie_over_the_base():
     base = TrainingConfig(steps=7, sparsity=3.0, seed=5)
-    config = Variant("a", {"sparsity": 1.0, "baseline": "mean"}).config(base, 2)
+    settings = {"sparsity": 1.0, "baseline": "mean", "granularity": "unit"}
+    config = Variant("a", settings).config(base, 2)
     assert config == TrainingConfig(steps=7, sparsity=1.0, seed=2)
 
 
