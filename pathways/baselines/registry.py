@@ -188,12 +188,14 @@ def make_sizes(
 
 
 def check_baselines(names: list[str]) -> None:
-    """Refuse unknown names before any long work.
+    """Refuse unknown names, and names given twice, before any long work.
 
     Raises:
-        ValueError: unknown name; the known ones are listed.
+        ValueError: such a name; the known ones are listed.
     """
     for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"baselines must be named once each, got {name!r} twice")
         if name not in BASELINES:
             raise ValueError(
                 f"baselines must be among {', '.join(sorted(BASELINES))}; got {name!r}"
