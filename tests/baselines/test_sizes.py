@@ -158,7 +158,8 @@ def test_sizes_by_name(context, name):
 def test_agnostic_mask_has_the_generators_mean_size(context):
     mean = context.explainer(context.images).pathway.kept().mean().item()
     kept = make_sizes("agnostic", context, [])["agnostic"](context.images).pathway.kept()
-    assert kept.mean().item() == pytest.approx(mean, abs=0.5 / context.explainer.sites.num_neurons)
+    half = 0.5001 / context.explainer.sites.num_neurons  # of a neuron; a mean may lie right between
+    assert kept.mean().item() == pytest.approx(mean, abs=half)
 
 
 @pytest.mark.parametrize("kept", [0.2, 0.5])
