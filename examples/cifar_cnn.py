@@ -27,7 +27,13 @@ from pathways.preprocessing import Preprocessing
 from pathways.runs import Run
 from pathways.training.config import TrainingConfig
 
-SETTINGS = TrainingConfig(steps=1000, sparsity=3.0, specificity=6.0, target_bfloat16=True)
+SETTINGS = TrainingConfig(
+    steps=1500,
+    sparsity=3.0,
+    specificity=8.0,
+    target_bfloat16=True,
+    generator={"min_keep": 0.05, "width": 128, "layers": 2},
+)
 
 
 def keras_weights(model: nn.Sequential) -> None:

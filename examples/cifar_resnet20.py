@@ -22,7 +22,13 @@ from pathways.preprocessing import Preprocessing
 from pathways.runs import Run
 from pathways.training.config import TrainingConfig
 
-SETTINGS = TrainingConfig(steps=1500, sparsity=1.5, specificity=2.0, target_bfloat16=True)
+SETTINGS = TrainingConfig(
+    steps=1500,
+    sparsity=1.5,
+    specificity=2.5,
+    target_bfloat16=True,
+    generator={"min_keep": 0.05, "width": 128, "layers": 2},
+)
 
 
 def main(

@@ -24,7 +24,14 @@ from pathways.training.classifier import train_classifier
 from pathways.training.config import TrainingConfig
 from pathways.training.data import load_images
 
-SETTINGS = TrainingConfig(steps=2000, sparsity=2.5, specificity=5.0, target_bfloat16=True)
+SETTINGS = TrainingConfig(
+    steps=2000,
+    sparsity=3.0,
+    specificity=6.0,
+    class_share=0.5,
+    target_bfloat16=True,
+    generator={"min_keep": 0.05, "width": 128, "layers": 2},
+)
 
 
 def main(

@@ -83,6 +83,7 @@ def run_demo(
             "steps": 800,
             "sparsity": 3.0,
             "specificity": 5.0,
+            "class_share": 0.5,
             "validation_every": 100,
             "seed": seed,
             **settings,

@@ -44,6 +44,7 @@ class GenCNP(nn.Module):
         quantizer (str): how importance becomes a mask in training: ``"daq"``, distance-aware
             quantisation; ``"ste"``, the same mask with the gradient of the identity;
             ``"hard_concrete"``, random masks in [0, 1], binary in eval mode. For ablations.
+        activity (bool): a neuron's score follows its own activity besides the codes. For ablations.
 
     Raises:
         ValueError: a value outside its range.
@@ -74,6 +75,7 @@ class GenCNP(nn.Module):
         gamma: float = 2.0,
         start: float = 1.0,
         quantizer: str = "daq",
+        activity: bool = True,
     ) -> None:
         super().__init__()
         if len(sites) == 0:
@@ -110,6 +112,7 @@ class GenCNP(nn.Module):
             "gamma": gamma,
             "start": start,
             "quantizer": quantizer,
+            "activity": activity,
         }
         self.config = config
         self.sites = sites
@@ -118,6 +121,7 @@ class GenCNP(nn.Module):
         self.sigma = float(sigma)
         self.gamma = float(gamma)
         self.quantizer = quantizer
+        self.activity = activity
         unit = sites.granularity == "unit"
         channels = [site.channels for site in sites]
         self.pool = 0 if unit else pool
@@ -163,6 +167,8 @@ class GenCNP(nn.Module):
                 f"got {len(summaries)}"
             )
         codes, activity, maps = self.embedders(summaries)
+        if not self.activity:
+            activity = [torch.zeros_like(own) for own in activity]
         codes, class_code, auxiliary = self.distillation(codes)
         scores = self.decoders(codes, class_code, activity, maps)
         return torch.cat(scores, dim=1).float().sigmoid(), auxiliary

@@ -66,7 +66,7 @@ class TrainingConfig:
     mixed_share: float = 0.0
     hard_negatives: float = 0.0
     mask_noise: float = 0.0
-    class_share: float = 0.0
+    class_share: float = 0.25
     class_similarity: float = 0.0
     kl_limit: float | None = None
     kl_rate: float = 0.05

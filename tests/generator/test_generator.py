@@ -493,6 +493,23 @@ def test_a_score_is_bias_plus_gain_times_the_neurons_own_activity(unit):
         torch.testing.assert_close(change[:, 1], head.gain(grown)[:, 1])
 
 
+@pytest.mark.parametrize("granularity", ["channel", "unit"])
+def test_without_activity_only_the_codes_count(granularity):
+    torch.manual_seed(0)
+    sites = make_sites([(3, 4, 4), (5,)], granularity)
+    features = [torch.randn(2, 3, 4, 4), torch.randn(2, 5)]
+    with_it = GenCNP(sites, 2, width=8).eval()
+    without = GenCNP(sites, 2, width=8, activity=False).eval()
+    without.load_state_dict(with_it.state_dict())
+    assert not torch.equal(with_it(features)[0], without(features)[0])
+    for head in with_it.decoders.heads:
+        nn.init.zeros_(head.gain.weight)
+        nn.init.zeros_(head.gain.bias)
+    assert torch.equal(with_it(features)[0], without(features)[0])
+    scripted = torch.jit.script(without)
+    torch.testing.assert_close(scripted(features)[0], without(features)[0])
+
+
 def test_parts_stand_alone():
     shapes = [(3, 9, 5), (4,)]
     features = [torch.randn(2, *shape) for shape in shapes]
