@@ -24,8 +24,9 @@ from pathways.training.config import TrainingConfig
 
 SETTINGS = TrainingConfig(
     steps=1500,
-    sparsity=1.5,
-    specificity=2.5,
+    sparsity=1.75,
+    specificity=3.25,
+    class_share=0.15,
     target_bfloat16=True,
     generator={"min_keep": 0.05, "width": 128, "layers": 2},
 )
