@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import torch
@@ -84,6 +84,8 @@ def evaluate_methods(
     baselines: Sequence[str] = (),
     kept: Sequence[float] = (),
     *,
+    skip: Container[str] = (),
+    finished: Callable[[str, Evaluation], None] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     **settings: Any,
@@ -97,6 +99,8 @@ def evaluate_methods(
         baselines (sequence of str): names, see :mod:`pathways.baselines.registry`.
         kept (sequence of float): shares of neurons at which every method is measured besides, the
             explainer by its ranking; these rows have no times.
+        skip (container of str): names that need not be measured; ``"generator"`` always is.
+        finished (callable or None): called with each method's name and evaluation.
         seed, progress: as :func:`measure`.
         settings: others of :func:`measure` and of :func:`pathways.evaluation.evaluate`.
 
@@ -111,24 +115,39 @@ def evaluate_methods(
         if not 0.0 < share <= 1.0:
             raise ValueError(f"kept must be in (0, 1], got {share:g}")
     settings |= {"seed": seed}
-    evaluations = {
-        "generator": measure(explainer, preprocessing, images, progress=progress, **settings)
-    }
-    if not baselines and not kept:
-        return evaluations
-    inputs = preprocess(images.train, preprocessing)
-    context = BaselineContext(explainer, inputs, seed=seed, progress=progress)
-    for name in ["generator", *baselines] if kept else baselines:
+    evaluations: dict[str, Evaluation] = {}
+
+    def add(name: str, method: PathwayMethod, report: Progress | None, timing: bool) -> None:
+        evaluations[name] = measure(
+            method, preprocessing, images, progress=report, timing=timing, **settings
+        )
+        if finished is not None:
+            finished(name, evaluations[name])
+
+    add("generator", explainer, progress, True)
+    context: BaselineContext | None = None
+    for name in ["generator", *baselines]:
+        wanted = {n for n in method_names([name], kept) if n not in evaluations and n not in skip}
+        if not wanted:
+            continue
+        if context is None:
+            inputs = preprocess(images.train, preprocessing)
+            context = BaselineContext(explainer, inputs, seed=seed, progress=progress)
         for full_name, method in make_sizes(name, context, kept).items():
-            evaluations[full_name] = measure(
-                method,
-                preprocessing,
-                images,
-                progress=_under(full_name, progress),
-                timing=full_name == name,
-                **settings,
-            )
+            if full_name in wanted:
+                add(full_name, method, _under(full_name, progress), full_name == name)
     return evaluations
+
+
+def method_names(baselines: Sequence[str], kept: Sequence[float]) -> list[str]:
+    """Names in the result of :func:`evaluate_methods`, those of every method at all sizes together.
+
+    Example:
+        >>> method_names(["generator", "mct"], [0.1, 0.3])
+        ['generator', 'generator@0.1', 'generator@0.3', 'mct', 'mct@0.1', 'mct@0.3']
+    """
+    sizes = ["", *(f"@{share:g}" for share in kept)]
+    return [name + size for name in baselines for size in sizes]
 
 
 def check_randomization(

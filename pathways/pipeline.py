@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -253,14 +253,28 @@ def _check_same_training(out: Path, target: GatedTarget, config: TrainingConfig)
             )
 
 
+def method_report(evaluation: Evaluation) -> dict[str, Any]:
+    """What ``evaluation.json`` has of one method; JSON-able."""
+    return {"metrics": json_metrics(evaluation.metrics()), **evaluation.details()}
+
+
+def metrics_of(report: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics of a :func:`method_report`, NaN where a figure could not be measured."""
+    values = report["metrics"].items()
+    return {name: math.nan if value is None else value for name, value in values}
+
+
 def save_evaluation(
-    evaluations: dict[str, Evaluation], classes: Sequence[str], out: str | os.PathLike[str]
+    own: Evaluation,
+    reports: Mapping[str, Any],
+    classes: Sequence[str],
+    out: str | os.PathLike[str],
 ) -> list[Path]:
     """Write what an evaluation found: ``evaluation.json``, class pathways, and figures.
 
     Args:
-        evaluations (dict): by method name; the first is the run's own explainer, whose class
-            pathways and figures are saved.
+        own (Evaluation): of the run's own explainer, whose class pathways and figures are saved.
+        reports (mapping): :func:`method_report` by method name.
         classes (sequence of str): class names.
         out (path): run folder.
 
@@ -269,12 +283,7 @@ def save_evaluation(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    own = next(iter(evaluations.values()))
-    report = {
-        name: {"metrics": json_metrics(evaluation.metrics()), **evaluation.details()}
-        for name, evaluation in evaluations.items()
-    }
-    write_json(out / EVALUATION, {"classes": list(classes), "methods": report})
+    write_json(out / EVALUATION, {"classes": list(classes), "methods": dict(reports)})
     own.class_pathways.save(out / CLASS_PATHWAYS, extra={"classes": list(classes)})
     overlap = overlap_figure(own.class_overlap, own.class_pathways.pathway.pairwise_iou(), classes)
     files = [out / EVALUATION, out / CLASS_PATHWAYS, out / "overlap.png", out / "transfer.png"]
@@ -455,7 +464,8 @@ def run_pipeline(
         seed=config.seed,
         progress=progress,
     )
-    save_evaluation({"generator": evaluation}, images.classes, out)
+    reports = {"generator": method_report(evaluation)}
+    save_evaluation(evaluation, reports, images.classes, out)
     rows = _one_per_class(explainer, preprocessing, images.test[:1000], pictures)
     explain_images(
         explainer,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import time
@@ -211,7 +210,7 @@ def _tasks(
         raise ValueError(f"seeds must be different and not negative, got {list(seeds)}")
     own = (run.description.baseline, run.description.granularity)
     targets = {own: run.target}
-    data = _digest(images)
+    data = images.digest()
     tasks = []
     for variant in variants:
         baseline = variant.settings.get(ABLATION, own[0])
@@ -264,15 +263,6 @@ def _other_target(run: Run, images: Images, baseline: str, granularity: str) -> 
     inputs = preprocess(images.train[:MEAN_IMAGES], run.preprocessing)
     batches = (batch.to(target.device) for batch in inputs.split(256))
     return with_baseline(target, target.mean_baseline(batches))
-
-
-def _digest(images: Images) -> str:
-    """Which images these are."""
-    digest = hashlib.sha256()
-    for value in (images.train, images.test):
-        digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _check(task: _Task, resume: bool, overwrite: bool) -> None:

@@ -57,12 +57,17 @@ def evaluate(
         Path | None, typer.Option(help="Folder for the results; default is the run.")
     ] = None,
     device: Device = "cpu",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the baselines that an interrupted one measured.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure a run: faithfulness, class pathways, transfer, and the leak controls beside them."""
     with command(as_json) as output:
-        from pathways.measuring import evaluate_methods
-        from pathways.pipeline import json_metrics, save_evaluation
+        from pathways.evaluation import Evaluation
+        from pathways.measuring import evaluate_methods, method_names
+        from pathways.partial import PartialEvaluation, settings_of
+        from pathways.pipeline import method_report, metrics_of, save_evaluation
         from pathways.printing import show_metrics
         from pathways.runs import Run
 
@@ -73,29 +78,48 @@ def evaluate(
         folder = options.writable("--out", run_folder if out is None else out)
         options.place(run, device)
         images = run.images if data is None else run.load_images(data)
+        settings: dict[str, Any] = {
+            "limit": test_images,
+            "ranking_images": ranking_images,
+            "map_images": map_images,
+            "shots": counts,
+            "batch_size": batch_size,
+            "seed": seed,
+        }
+        explainer = run.explainer
+        partial = PartialEvaluation(folder, settings_of(run, images, **settings), resume=resume)
         output.interrupted = "interrupted; nothing was written"
+
+        def finished(name: str, found: Evaluation) -> None:
+            partial.add(name, method_report(found))
+            output.interrupted = (
+                f"interrupted; what was measured is in {partial.file}, go on with the same command "
+                "and --resume"
+            )
+
         evaluations = evaluate_methods(
-            run.explainer,
+            explainer,
             run.preprocessing,
             images,
             names,
             sizes,
-            limit=test_images,
-            ranking_images=ranking_images,
-            map_images=map_images,
-            shots=counts,
-            batch_size=batch_size,
-            seed=seed,
+            skip=set(partial.methods),
+            finished=finished,
             progress=output.progress,
+            **settings,
         )
-        files = save_evaluation(evaluations, run.classes, folder)
-        metrics = {name: evaluation.metrics() for name, evaluation in evaluations.items()}
+        reports = {
+            name: partial.methods[name] for name in method_names(["generator", *names], sizes)
+        }
+        files = save_evaluation(evaluations["generator"], reports, run.classes, folder)
+        partial.finish()
+        metrics = {name: metrics_of(report) for name, report in reports.items()}
         show_metrics(output, metrics, len(run.classes))
         output.show("Written:", *[str(file) for file in files])
         output.result(
             {
                 "run": str(run_folder),
-                "methods": {name: json_metrics(values) for name, values in metrics.items()},
+                "methods": {name: report["metrics"] for name, report in reports.items()},
                 "files": [str(file) for file in files],
             }
         )

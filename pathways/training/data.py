@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -86,6 +87,14 @@ class Images:
         """(C, H, W) of one image."""
         channels, height, width = self.train.shape[1:]
         return channels, height, width
+
+    def digest(self) -> str:
+        """SHA-256 of both parts' images: which images these are."""
+        digest = hashlib.sha256()
+        for value in (self.train, self.test):
+            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def subset(self, train: int | None = None, test: int | None = None) -> Images:
         """The first ``train`` and ``test`` images; None keeps all."""

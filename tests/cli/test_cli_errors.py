@@ -378,6 +378,67 @@ def test_ctrl_c_before_the_first_checkpoint_starts_again(trained, tmp_path, monk
     assert (out / "generator.safetensors").is_file()
 
 
+def test_interrupted_evaluation_goes_on(project, tmp_path, monkeypatch):
+    import pathways.measuring as measuring
+
+    out = tmp_path / "e"
+    rest = ("--test-images", "30", "--ranking-images", "0", "--map-images", "0", "--kept", "0.5")
+    arguments = ("evaluate", project.run, "--baselines", "mct,random", *rest, "--out", out)
+    measured, measure = [], measuring.measure
+
+    def impatient(*args, **settings):
+        if len(measured) == stop:
+            raise KeyboardInterrupt
+        measured.append(measure(*args, **settings))
+        return measured[-1]
+
+    monkeypatch.setattr(measuring, "measure", impatient)
+    stop = 0
+    result = project.call(*arguments)
+    assert result.exit_code == 130 and "interrupted; nothing was written" in result.stderr
+    assert not out.exists()
+    stop = 4  # generator, generator@0.5, mct, mct@0.5
+    result = project.call(*arguments)
+    message = " ".join(result.stderr.split())
+    assert result.exit_code == 130
+    assert "evaluation.partial.json, go on with the same command and --resume" in message
+    assert [file.name for file in out.iterdir()] == ["evaluation.partial.json"]
+    partial = json.loads((out / "evaluation.partial.json").read_text())
+    assert list(partial["methods"]) == ["generator", "generator@0.5", "mct", "mct@0.5"]
+
+    for other, told in (
+        (("--seed", "1"), r"seed = 0, not 1"),
+        (("--test-images", "20"), r"limit = 30, not 20"),
+    ):
+        message = fails(project, *arguments, *other, "--resume")
+        assert f"was made with {told}; start anew without --resume" in message
+    assert json.loads((out / "evaluation.partial.json").read_text()) == partial
+
+    measured.clear()
+    stop = None
+    value = project.json(*arguments, "--resume")
+    assert len(measured) == 3  # the generator again, for its class pathways; random, random@0.5
+    names = [name + size for name in ("generator", "mct", "random") for size in ("", "@0.5")]
+    assert list(value["methods"]) == names
+    assert not (out / "evaluation.partial.json").exists()
+    found = json.loads((out / "evaluation.json").read_text())["methods"]
+    assert found["mct@0.5"] == partial["methods"]["mct@0.5"]
+    whole = project.json(*arguments[:-1], tmp_path / "whole")["methods"]
+    timed = ("ms_per_explanation", "ms_per_target_forward")
+    for name, figures in value["methods"].items():
+        for key in set(figures) - set(timed):
+            assert figures[key] == whole[name][key], (name, key)
+
+
+@pytest.mark.parametrize(
+    "contents", ["", "[]", '{"settings": {}}', '{"settings": 1, "methods": {}}']
+)
+def test_damaged_partial_evaluations(project, tmp_path, contents):
+    (tmp_path / "evaluation.partial.json").write_text(contents)
+    message = fails(project, "evaluate", project.run, "--out", tmp_path, "--resume")
+    assert "evaluation.partial.json is damaged" in message
+
+
 def test_interrupted_demo_goes_on(trained, tmp_path, monkeypatch):
     import pathways.demo as demo
     from pathways.training.data import load_images as load
