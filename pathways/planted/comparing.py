@@ -41,8 +41,8 @@ STEPS = 1000
 TRAINING: Mapping[str, Any] = MappingProxyType(
     {
         "batch_size": 32,
-        "learning_rate": 1e-2,
-        "sparsity": 2.0,
+        "learning_rate": 5e-3,
+        "sparsity": 1.5,
         "sparsity_mode": "site",
         "sparsity_warmup": 0.6,
         "specificity": 4.0,
