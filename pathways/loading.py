@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pathways.files import replace_file
 from pathways.preprocessing import Preprocessing
-from pathways.target import GatedTarget
+from pathways.target import GatedTarget, device_of
 from pathways.training.data import load_factory
 
 TARGET_FORMS = "file.py:factory, module:factory, torchvision:NAME, timm:NAME, FILE.pt2"
@@ -264,7 +264,7 @@ def gate(
         ValueError, TypeError, RuntimeError: the model does not take such images or cannot be gated.
     """
     example = torch.stack([torch.zeros(*image_shape), torch.ones(*image_shape)])
-    inputs = preprocessing(example)
+    inputs = preprocessing(example).to(device_of(model))
     try:
         return GatedTarget(model, inputs, granularity=granularity, sites=sites)
     except RuntimeError as error:

@@ -105,7 +105,8 @@ def evaluate_methods(
         settings: others of :func:`measure` and of :func:`pathways.evaluation.evaluate`.
 
     Returns:
-        dict of Evaluation: ``"generator"`` first, then by name, ``NAME@SIZE`` at the sizes.
+        dict of Evaluation: ``"generator"`` first, then by name, ``NAME@SIZE`` at the sizes; without
+        those skipped.
 
     Raises:
         ValueError: an unknown baseline, or a share outside [0, 1].

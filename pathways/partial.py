@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pathways.runs import GENERATOR, Run, read_json, write_json
+import pathways
+from pathways.runs import GENERATOR, PARTIAL_EVALUATION, Run, read_json, write_json
 from pathways.training.data import Images
-
-PARTIAL = "evaluation.partial.json"
-FORMAT_VERSION = 1
 
 
 class PartialEvaluation:
@@ -22,21 +20,37 @@ class PartialEvaluation:
     Args:
         folder (path): where the results go.
         settings (dict): what the figures depend on; JSON-able.
-        resume (bool): keep what is there, instead of starting anew.
+        resume (bool): keep what is there.
+        overwrite (bool): start anew in the place of what is there.
 
     Attributes:
-        methods (dict): report (:func:`pathways.pipeline.report`) of every measured method by name.
+        methods (dict): report (:func:`pathways.pipeline.method_report`) of every measured method by
+            name.
 
     Raises:
-        ValueError: with ``resume``, what is there is damaged or was made with other settings.
+        FileExistsError: something is there, with neither ``resume`` nor ``overwrite``.
+        ValueError: to resume from, what is there is damaged or was made with other settings.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool = False) -> None:
-        self.file = folder / PARTIAL
-        self.settings = {"format_version": FORMAT_VERSION, **settings}
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        self.file = folder / PARTIAL_EVALUATION
+        self.settings = dict(settings)
         self.methods: dict[str, Any] = {}
-        if resume and self.file.is_file():
-            self.methods = self._read()
+        if overwrite or not self.file.is_file():
+            return
+        if not resume:
+            raise FileExistsError(
+                f"{self.file} has what an interrupted evaluation measured; go on with --resume, or "
+                "start anew with --overwrite"
+            )
+        self.methods = self._read()
 
     def add(self, name: str, report: dict[str, Any]) -> None:
         """Keep a method's report."""
@@ -44,30 +58,45 @@ class PartialEvaluation:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.file, {"settings": self.settings, "methods": self.methods})
 
-    def finish(self) -> None:
-        """Remove the file: the results are where they belong."""
-        self.file.unlink(missing_ok=True)
+    def finish(self, names: Collection[str]) -> None:
+        """Remove the file: these reports are where they belong. It stays if it has others too."""
+        if set(self.methods) <= set(names):
+            self.file.unlink(missing_ok=True)
 
     def _read(self) -> dict[str, Any]:
         found = read_json(self.file)
-        found = found if isinstance(found, dict) else {}
-        settings, methods = found.get("settings"), found.get("methods")
-        if not (isinstance(settings, dict) and isinstance(methods, dict)):
-            raise ValueError(f"{self.file} is damaged; start anew without --resume")
+        if not _is_partial(found):
+            raise ValueError(f"{self.file} is damaged; start anew with --overwrite")
+        settings = found["settings"]
         for name in [*self.settings, *settings]:
             if settings.get(name) != self.settings.get(name):
                 raise ValueError(
                     f"{self.file} was made with {name} = {settings.get(name)!r}, not "
-                    f"{self.settings.get(name)!r}; start anew without --resume"
+                    f"{self.settings.get(name)!r}; start anew with --overwrite, or name another "
+                    "folder"
                 )
+        methods: dict[str, Any] = found["methods"]
         return methods
 
 
+def _is_partial(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("settings"), dict):
+        return False
+    methods = value.get("methods")
+    return isinstance(methods, dict) and all(
+        isinstance(report, dict) and isinstance(report.get("metrics"), dict)
+        for report in methods.values()
+    )
+
+
 def settings_of(run: Run, images: Images, **settings: Any) -> dict[str, Any]:
-    """What the figures of a run's evaluation depend on, with digests of generator and images."""
+    """What the figures of a run's evaluation depend on, with digests of generator and data."""
+    labels = images.test_labels.contiguous().numpy().tobytes()
     return {
+        "version": pathways.__version__,
         "fingerprint": run.description.fingerprint,
         "generator": hashlib.sha256((run.path / GENERATOR).read_bytes()).hexdigest(),
-        "data": images.digest(),
+        "images": images.digest(),
+        "labels": hashlib.sha256(labels).hexdigest(),
         **settings,
     }

@@ -33,6 +33,7 @@ from pathways.runs import (
     CLASS_PATHWAYS,
     EVALUATION,
     GENERATOR,
+    PARTIAL_EVALUATION,
     RUN,
     TRAINING,
     Run,
@@ -171,7 +172,9 @@ def load_training(out: str | os.PathLike[str]) -> tuple[Run, TrainingConfig]:
 
 def _remove_training(out: Path) -> None:
     """Remove what an earlier training left, so that nothing of it passes for the new one's."""
-    names = (GENERATOR, CHECKPOINT, CLASS_PATHWAYS, EVALUATION, METRICS, EXPLAINER)
+    names = (
+        GENERATOR, CHECKPOINT, CLASS_PATHWAYS, EVALUATION, PARTIAL_EVALUATION, METRICS, EXPLAINER,
+    )  # fmt: skip
     for file in (*(out / name for name in names), *(out / "log").glob("metrics*.csv")):
         file.unlink(missing_ok=True)
 

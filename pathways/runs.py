@@ -31,6 +31,7 @@ CHECKPOINT = "last.ckpt"
 TRAINING = "training.json"
 CLASS_PATHWAYS = "class_pathways.safetensors"
 EVALUATION = "evaluation.json"
+PARTIAL_EVALUATION = "evaluation.partial.json"
 RANDOMIZATION = "randomization.json"
 BASELINE = "baseline.safetensors"
 BASELINES = ("zero", "mean")

@@ -16,6 +16,7 @@ from torch import Tensor
 import pathways
 from pathways.evaluation.quick import QUICK, quick_figures
 from pathways.evaluation.runs import with_baseline
+from pathways.generator.gen_cnp import FORMAT_VERSION as GENERATOR_FORMAT
 from pathways.generator.gen_cnp import GenCNP
 from pathways.loading import gate
 from pathways.measuring import Progress, shuffled_test
@@ -61,7 +62,8 @@ class Point:
         seed (int): of the training.
         settings (dict): all training settings.
         baseline (str): what replaced gated-off activations, ``"zero"`` or ``"mean"``.
-        fingerprint (str): of the target, its baseline included.
+        granularity (str): what a neuron was, ``"channel"`` or ``"unit"``.
+        fingerprint (str): of the target, with both of these.
         figures (dict of float): by name, see ``FIGURES``; fractions, ``kl`` in nats, ``seconds`` of
             training; NaN where a figure could not be measured (``seconds``: where the training was
             interrupted).
@@ -71,6 +73,7 @@ class Point:
     seed: int
     settings: dict[str, Any]
     baseline: str
+    granularity: str
     fingerprint: str
     figures: dict[str, float]
 
@@ -103,7 +106,7 @@ class _Task:
         return Point(**known, figures=values)
 
 
-_POINT_FIELDS = ("variant", "seed", "settings", "baseline", "fingerprint")
+_POINT_FIELDS = ("variant", "seed", "settings", "baseline", "granularity", "fingerprint")
 
 
 def run_sweep(
@@ -227,6 +230,8 @@ def _tasks(
                 "seed": seed,
                 "settings": settings.to_json(),
                 "baseline": baseline,
+                "granularity": kind[1],
+                "generator_format": GENERATOR_FORMAT,
                 "fingerprint": target.fingerprint,
                 "data": data,
                 "test_images": test_images,
@@ -291,6 +296,9 @@ def _difference(task: _Task, found: Any) -> str:
     kinds = (found["settings"], dict), (found.get("figures"), dict | None)
     if not all(isinstance(value, kind) for value, kind in kinds):
         return "other contents than a point has"
+    for name in ("generator_format", ABLATION, GRANULARITY):
+        if found[name] != wanted[name]:
+            return f"{name} = {found[name]!r}, not {wanted[name]!r}"
     if found["fingerprint"] != wanted["fingerprint"]:
         return f"another target ({found['fingerprint']}, now {wanted['fingerprint']})"
     if found["data"] != wanted["data"]:

@@ -233,9 +233,7 @@ class GatedTarget:
     @property
     def device(self) -> torch.device:
         """Device of the model's first parameter or buffer; the CPU for a model without any."""
-        for tensor in [*self.model.parameters(), *self.model.buffers()]:
-            return tensor.device
-        return torch.device("cpu")
+        return device_of(self.model)
 
     def __repr__(self) -> str:
         return (
@@ -535,3 +533,10 @@ class GatedTarget:
             f"GatedTarget: the model must make the same {self._num_calls} activation calls in "
             f"every run, but in this run {what}; data-dependent control flow cannot be gated"
         )
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Device of a model's first parameter or buffer; the CPU for one without any."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        return tensor.device
+    return torch.device("cpu")

@@ -60,6 +60,9 @@ def evaluate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the baselines that an interrupted one measured.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start anew where an interrupted one left some.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure a run: faithfulness, class pathways, transfer, and the leak controls beside them."""
@@ -87,15 +90,18 @@ def evaluate(
             "seed": seed,
         }
         explainer = run.explainer
-        partial = PartialEvaluation(folder, settings_of(run, images, **settings), resume=resume)
-        output.interrupted = "interrupted; nothing was written"
+        partial = PartialEvaluation(
+            folder, settings_of(run, images, **settings), resume=resume, overwrite=overwrite
+        )
+        kept_so_far = (
+            f"interrupted; what was measured is in {partial.file}, go on with the same command and "
+            "--resume"
+        )
+        output.interrupted = kept_so_far if partial.methods else "interrupted; nothing was written"
 
         def finished(name: str, found: Evaluation) -> None:
             partial.add(name, method_report(found))
-            output.interrupted = (
-                f"interrupted; what was measured is in {partial.file}, go on with the same command "
-                "and --resume"
-            )
+            output.interrupted = kept_so_far
 
         evaluations = evaluate_methods(
             explainer,
@@ -112,7 +118,7 @@ def evaluate(
             name: partial.methods[name] for name in method_names(["generator", *names], sizes)
         }
         files = save_evaluation(evaluations["generator"], reports, run.classes, folder)
-        partial.finish()
+        partial.finish(reports)
         metrics = {name: metrics_of(report) for name, report in reports.items()}
         show_metrics(output, metrics, len(run.classes))
         output.show("Written:", *[str(file) for file in files])

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def _start(layer: nn.Linear | nn.Conv2d, start: float) -> None:
-    """Outputs around ``start``: equal scores would all be switched off in the same step."""
+    """Outputs around ``start``, spread: equal scores would be switched off in the same step."""
     nn.init.normal_(layer.weight, std=0.02)
     assert layer.bias is not None  # the heads are built with one
     nn.init.uniform_(layer.bias, start - 0.5 * abs(start), start + 0.5 * abs(start))
@@ -50,8 +50,8 @@ class ChannelHead(nn.Module):
         _start(self.gain, 0.0)
 
     def forward(self, grown: Tensor, adapted: Tensor, activity: Tensor) -> Tensor:
-        mean, maximum = (self.gain(grown) * activity).chunk(2, dim=1)
-        scores: Tensor = self.project(grown) + mean + maximum
+        means, maxima = (self.gain(grown) * activity).chunk(2, dim=1)
+        scores: Tensor = self.project(grown) + means + maxima
         return scores
 
 

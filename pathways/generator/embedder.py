@@ -108,10 +108,10 @@ class FeatureEmbedders(nn.Module):
         pool (int): side of the summaries, see :func:`summarize`.
 
     Returns of ``forward(summaries)``:
-        codes (Tensor[N, L, d]); the activity of every site's neurons in standard deviations, in
-        [-3, 3] (list of Tensor[N, 2 C], mean and maximum of each channel, or of Tensor[N, C, h, w]
-        with ``pool == 0``); and, with ``pool == 0``, the adapted maps (list of Tensor[N, d, h, w],
-        else empty).
+        codes (Tensor[N, L, d]); the activity of every site's neurons, the standardised summaries in
+        [-3, 3] (list of Tensor[N, 2 C], means over the cells of each channel's means and of its
+        maxima, or of Tensor[N, C, h, w] with ``pool == 0``); and, with ``pool == 0``, the adapted
+        maps (list of Tensor[N, d, h, w], else empty).
 
     Source: arXiv:2309.09887 names the part and its purpose; the layers are our choice.
 

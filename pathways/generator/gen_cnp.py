@@ -121,7 +121,7 @@ class GenCNP(nn.Module):
         self.sigma = float(sigma)
         self.gamma = float(gamma)
         self.quantizer = quantizer
-        self.activity = activity
+        self.sees_activity = activity
         unit = sites.granularity == "unit"
         channels = [site.channels for site in sites]
         self.pool = 0 if unit else pool
@@ -167,7 +167,7 @@ class GenCNP(nn.Module):
                 f"got {len(summaries)}"
             )
         codes, activity, maps = self.embedders(summaries)
-        if not self.activity:
+        if not self.sees_activity:
             activity = [torch.zeros_like(own) for own in activity]
         codes, class_code, auxiliary = self.distillation(codes)
         scores = self.decoders(codes, class_code, activity, maps)

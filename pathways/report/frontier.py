@@ -41,14 +41,15 @@ def sweep_summary(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         list of dict, in the order of the variants: ``name``, ``sparsity``, ``specificity``,
-        ``plain``, ``baseline``, ``seeds``, and ``figures``: per figure ``mean``, ``std`` (with
-        n - 1), ``min``, ``max``, ``values`` (by seed), and ``difference`` and ``difference_std``:
-        mean and std over the seeds of this variant minus the first one. None where fewer seeds
-        have the figure than it takes: one, or two for a std.
+        ``plain``, ``baseline``, ``granularity``, ``seeds``, and ``figures``: per figure ``mean``,
+        ``std`` (with n - 1), ``min``, ``max``, ``values`` (by seed), and ``difference`` and
+        ``difference_std``: mean and std over the seeds of this variant minus the first one. None
+        where fewer seeds have the figure than it takes: one, or two for a std.
 
     Example:
         >>> settings = {"sparsity": 1.0, "specificity": 0.0}
-        >>> point = {"variant": "a", "baseline": "zero", "settings": settings}
+        >>> about = {"baseline": "zero", "granularity": "channel", "settings": settings}
+        >>> point = {"variant": "a", **about}
         >>> points = [{**point, "seed": s, "figures": {"kept": 0.1 * s}} for s in (1, 3)]
         >>> round(sweep_summary(points)[0]["figures"]["kept"]["std"], 4)
         0.1414
@@ -84,6 +85,7 @@ def sweep_summary(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "specificity": settings["specificity"],
                 "plain": settings["specificity"] == 0,
                 "baseline": own[0]["baseline"],
+                "granularity": own[0]["granularity"],
                 "seeds": [point["seed"] for point in own],
                 "figures": figures,
             }

@@ -29,7 +29,7 @@ class TrainingConfig:
         sparsity_mode (str): what the kept share is a mean over: ``"neuron"``, all neurons, as it is
             measured; ``"site"``, every site counting the same whatever its size.
         auxiliary (float): weight of the auxiliary distillation.
-        specificity (float): weight of the leak term; 0 trains the plain objective, which leaks.
+        specificity (float): weight of the leak term; 0 leaves it out, and the masks decide.
         blank_share (float): share of the leak term's inputs replaced by blank or noise images.
         mixed_share (float): share of them replaced by means of two inputs of the batch.
         hard_negatives (float): share of inputs that meet the mask of the class that the target
@@ -37,7 +37,8 @@ class TrainingConfig:
         mask_noise (float): share of the neurons outside of a pathway that are switched on at
             random in the run whose KL is taken, so that a pathway cannot rely on their absence.
         class_share (float): share of inputs whose KL is taken under the pathway of another input of
-            their class in the batch, so that pathways carry over to other images of the class.
+            the same predicted class, where the batch has one, so that pathways carry over to other
+            images of the class.
         class_similarity (float): weight of the similarity within classes, off by default.
         kl_limit (float or None): instead of a fixed weight, "as sparse as possible with KL at most
             this" (nats): a multiplier on the KL rises while the limit is exceeded (dual ascent).

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pathways.files import check_fingerprint, replace_file
 from pathways.generator import GenCNP
+from pathways.generator.gen_cnp import FORMAT_VERSION
 from pathways.target import GatedTarget
 from pathways.training.config import TrainingConfig
 from pathways.training.module import GeneratorTraining
@@ -157,12 +158,18 @@ def _check_checkpoint(path: Path, fingerprint: str) -> None:
     """Refuse a checkpoint before anything in the folder is touched."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        found = checkpoint["pathways"]["fingerprint"]
+        found = checkpoint["pathways"]
+        fingerprint_there = found["fingerprint"]
     except Exception as error:  # unpickling fails in many ways
         raise ValueError(
             f"fit: {path} is damaged or not a checkpoint of pathways; remove it to start anew"
         ) from error
-    check_fingerprint(path, found, fingerprint)
+    check_fingerprint(path, fingerprint_there, fingerprint)
+    if found.get("generator_format") != FORMAT_VERSION:
+        raise ValueError(
+            f"fit: {path} must hold a generator in format version {FORMAT_VERSION}, got one in "
+            f"{found.get('generator_format', 'an older one')}; fit it anew without resuming"
+        )
 
 
 def _keep_log(out: Path) -> None:

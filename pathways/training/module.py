@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pathways.generator import GenCNP
+from pathways.generator.gen_cnp import FORMAT_VERSION
 from pathways.target import GatedTarget
 from pathways.training import losses
 from pathways.training.config import TrainingConfig
@@ -18,8 +19,10 @@ class GeneratorTraining(lightning.LightningModule):
     """Trains a :class:`pathways.GenCNP`; use it with your own Trainer, or call ``training.fit``.
 
     The objective is KL(f || f_m) + sparsity (warm-up) + auxiliary distillation + specificity
-    (+ similarity within classes): see ``training.losses``. Batches are ``images`` or
-    ``(images, labels)`` of model inputs; labels are not used.
+    (+ similarity within classes): see ``training.losses``. In training a share of the inputs is
+    run under the mask of another input of the same predicted class (``class_share``); validation
+    has every input's own. Batches are ``images`` or ``(images, labels)`` of model inputs; labels
+    are not used.
 
     Args:
         target (GatedTarget): the frozen classifier; not part of the checkpoints.
@@ -61,9 +64,9 @@ class GeneratorTraining(lightning.LightningModule):
 
         # The leak term gates other inputs with these masks: one gated run over both halves.
         inputs, masks, rows = images, mask, len(images)
-        if config.class_share > 0:
+        if self.training and config.class_share > 0:
             masks = mask[self._donors(classes)]
-        if config.mask_noise > 0:
+        if self.training and config.mask_noise > 0:
             masks = masks + (1 - masks) * (torch.rand_like(mask) < config.mask_noise)
         if config.specificity > 0:
             foreign, foreign_logits, other = self._foreign_inputs(images, logits, classes)
@@ -219,6 +222,7 @@ class GeneratorTraining(lightning.LightningModule):
         checkpoint["pathways"] = {
             "fingerprint": self.fingerprint,
             "config": self.config.to_json(),
+            "generator_format": FORMAT_VERSION,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -411,7 +411,9 @@ def test_interrupted_evaluation_goes_on(project, tmp_path, monkeypatch):
         (("--test-images", "20"), r"limit = 30, not 20"),
     ):
         message = fails(project, *arguments, *other, "--resume")
-        assert f"was made with {told}; start anew without --resume" in message
+        assert f"was made with {told}; start anew with --overwrite" in message
+    message = fails(project, *arguments)
+    assert "go on with --resume, or start anew with --overwrite" in message
     assert json.loads((out / "evaluation.partial.json").read_text()) == partial
 
     measured.clear()
@@ -431,7 +433,15 @@ def test_interrupted_evaluation_goes_on(project, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "contents", ["", "[]", '{"settings": {}}', '{"settings": 1, "methods": {}}']
+    "contents",
+    [
+        "",
+        "[]",
+        '{"settings": {}}',
+        '{"settings": 1, "methods": {}}',
+        '{"settings": {}, "methods": {"mct": 5}}',
+        '{"settings": {}, "methods": {"mct": {}}}',
+    ],
 )
 def test_damaged_partial_evaluations(project, tmp_path, contents):
     (tmp_path / "evaluation.partial.json").write_text(contents)

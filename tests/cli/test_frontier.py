@@ -80,6 +80,7 @@ def test_variants_are_compared_with_the_first(project, tmp_path):
     value = project.json(*arguments, "--out", tmp_path / "out", "--resume")
     assert value["kind"] == "variants"
     assert [v["baseline"] for v in value["variants"]] == ["zero", "zero", "mean"]
+    assert [v["granularity"] for v in value["variants"]] == ["channel"] * 3
     assert (tmp_path / "out" / "leaky" / "seed_1" / "point.json").is_file()
     assert not (project.run / "frontier").exists()
 

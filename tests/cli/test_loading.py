@@ -25,6 +25,13 @@ def test_a_factory_in_a_module_or_a_file(trained):
         load_target("resnet18")
 
 
+def test_a_model_is_gated_where_it_is():
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 2))
+    gated = gate(model.to("meta"), Preprocessing((0.0,), (1.0,)), (1, 8, 8))
+    assert gated.device.type == "meta"
+    assert gated.sites.num_neurons == 3
+
+
 def test_a_file_that_fails_on_import_is_named(tmp_path):
     (tmp_path / "bad.py").write_text("1 / 0\n")
     with pytest.raises(ValueError, match="importing it failed with ZeroDivisionError"):

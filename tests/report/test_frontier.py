@@ -19,7 +19,8 @@ from pathways.report import (
 
 def point(variant, seed, kept, agreement, flip, *, sparsity=1.0, specificity=2.0, blank=0.1):
     return {
-        "variant": variant, "seed": seed, "baseline": "zero", "fingerprint": "f",
+        "variant": variant, "seed": seed, "fingerprint": "f",
+        "baseline": "zero", "granularity": "channel",
         "settings": {"sparsity": sparsity, "specificity": specificity},
         "figures": {
             "kept": kept, "agreement": agreement, "wrong_class_flip": flip, "blank_hit": blank,

@@ -138,7 +138,9 @@ def test_other_points_are_refused_before_anything_is_trained(started, tmp_path, 
     refused("test_images = None, not 20", test_images=20)
     refused("was made with other images", images=images.subset(train=80))
     mean = Variant(LEAKY.name, {**LEAKY.settings, "baseline": "mean"})
-    refused("was made with another target", variants=[FULL, mean])
+    refused("was made with baseline = 'zero', not 'mean'", variants=[FULL, mean])
+    units = Variant(LEAKY.name, {**LEAKY.settings, "granularity": "unit"})
+    refused("was made with granularity = 'channel', not 'unit'", variants=[FULL, units])
     refused("already holds a point; go on with --resume", resume=False, error=FileExistsError)
     refused("different names", variants=[FULL, Variant("FULL")])
     refused("different names", variants=[])
@@ -157,6 +159,13 @@ def test_other_points_are_refused_before_anything_is_trained(started, tmp_path, 
     with pytest.raises(ValueError, match="is damaged or not a JSON file"):
         run_sweep(run, config, [LEAKY], [0], tmp_path, images=images)
     point = json.loads(before[f"{LEAKY.name}/seed_0/point.json"])
+    for other, words in (
+        ({"fingerprint": "f" * 64}, "another target"),
+        ({"generator_format": 2}, "generator_format = 2, not 3"),
+    ):
+        file.write_text(json.dumps({**point, **other}))
+        with pytest.raises(ValueError, match=words):
+            run_sweep(run, config, [LEAKY], [0], tmp_path, images=images)
     for damaged in ({}, [], {**point, "settings": 1}, {**point, "figures": [1]}):
         file.write_text(json.dumps(damaged))
         with pytest.raises(ValueError, match="other contents than a point has"):

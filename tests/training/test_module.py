@@ -200,8 +200,30 @@ def test_a_classmates_mask_counts_in_the_kl_alone(planted, monkeypatch):
     assert torch.equal(images[:20], x)
     donors = torch.stack([(own == mask).all(1).float().argmax() for mask in masks])
     assert (classes[donors[:20]] == classes).all()
-    assert (donors[:20] != torch.arange(20)).any()
+    alone = (classes.unsqueeze(0) == classes.unsqueeze(1)).sum(1) == 1
+    assert torch.equal(donors[:20] == torch.arange(20), alone)
     assert (classes[donors[20:]] != planted.target(images[20:]).argmax(1)).all()
+
+
+def test_validation_has_every_inputs_own_mask(planted, monkeypatch):
+    x, _ = planted.images(20)
+    settings = {"class_share": 1.0, "mask_noise": 0.5, "specificity": 0.0}
+    module = make_module(planted.target, **settings)
+    seen = []
+    gated = planted.target.gated
+
+    def spy(images, masks):
+        seen.append(masks.detach())
+        return gated(images, masks)
+
+    own = (torch.rand(20, planted.target.sites.num_neurons) < 0.5).float()
+    monkeypatch.setattr(planted.target, "gated", spy)
+    monkeypatch.setattr(module.generator, "masks", lambda importance: own)
+    module.objective(x, 1.0)
+    module.eval()
+    module.objective(x, 1.0)
+    assert not torch.equal(seen[0], own)
+    assert torch.equal(seen[1], own)
 
 
 def test_a_batch_of_one_class_has_no_leak_term(planted):
