@@ -18,7 +18,7 @@ RESULTS := $(OUT)/results
 NETS := digits fashion_mnist cifar_resnet20 cifar_cnn
 
 .PHONY: help demo test lint second aoti-parity cuda-gate cuda-link cpp-test gpu-check bench clean \
-	results results-page randomize frontier ablations $(NETS:%=run-%) $(NETS:%=compare-%)
+	results results-page maps randomize frontier ablations $(NETS:%=run-%) $(NETS:%=compare-%)
 
 help:
 	@echo "make demo       install into $(VENV) and run the demo into $(OUT)/demo"
@@ -131,7 +131,7 @@ bench: $(INSTALLED)
 
 # What docs/results.md shows. Every step goes on where it was interrupted; `make clean` starts anew.
 results: results-page
-results-page: $(NETS:%=compare-%) randomize frontier ablations
+results-page: $(NETS:%=compare-%) maps randomize frontier ablations
 	$(BIN)/python tools/results_page.py $(RESULTS)
 
 # Thirty gradient steps, or a hundred, for every image: the CIFAR nets take four times as long for each.
@@ -147,7 +147,10 @@ run-fashion_mnist run-cifar_resnet20: run-%: $(INSTALLED)
 	test -f $(RESULTS)/$*/metrics.json || $(BIN)/python examples/$*.py --out $(RESULTS)/$* --resume
 $(NETS:%=compare-%): compare-%: run-%
 	test -f $(RESULTS)/$*/compare/evaluation.json || $(BIN)/pathways evaluate $(RESULTS)/$* --baselines $(BASELINES) \
-		--kept 0.1,0.3,0.5 --test-images $(COMPARED_IMAGES) --ranking-images 32 --map-images 32 --shots 10 --out $(RESULTS)/$*/compare
+		--kept 0.1,0.3,0.5 --test-images $(COMPARED_IMAGES) --ranking-images 32 --map-images 32 --shots 10 --resume --out $(RESULTS)/$*/compare
+maps: run-digits run-fashion_mnist
+	set -e; for net in digits fashion_mnist; do test -f $(RESULTS)/$$net/maps.json || \
+		$(BIN)/python tools/map_controls.py $(RESULTS)/$$net --baselines mct,dgr --out $(RESULTS)/$$net/maps.json; done
 randomize: run-digits
 	test -f $(RESULTS)/digits/randomization.json || \
 		$(BIN)/pathways randomize $(RESULTS)/digits --baselines mct,random

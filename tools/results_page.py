@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
 KEPT = ROOT / "docs" / "results"
 NETS = ("digits", "fashion_mnist", "cifar_resnet20", "cifar_cnn")
+# Those with a control of their maps, and whose pathways these are made with.
+MAPS = ("digits", "fashion_mnist")
+OWNERS = {"own": "its own", "classmate": "same class", "other": "another class"}
 # Columns of the comparison: figure and heading.
 COMPARED = {
     "kept": "kept",
@@ -78,6 +81,11 @@ def collect(results: Path) -> None:
             "methods": {name: rounded(value["metrics"]) for name, value in methods.items()},
         }
         write(KEPT / f"{net}.compare.json", short)
+    for net in MAPS:
+        write(
+            KEPT / f"{net}.maps.json",
+            rounded(json.loads((results / net / "maps.json").read_text())),
+        )
     found = json.loads((results / "digits" / "randomization.json").read_text())
     write(KEPT / "digits.randomization.json", rounded(found))
     for name in ("frontier", "ablations"):
@@ -135,6 +143,18 @@ def transfer_table(nets: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def maps_table(nets: dict[str, dict[str, Any]]) -> str:
+    """Insertion - deletion by the owner of the pathway."""
+    kinds = {"gradient": "ins - del", "grad_cam": "CAM ins - del"}
+    heads = [f"{head}, {words}" for head in kinds.values() for words in OWNERS.values()]
+    lines = [f"| net | method | {' | '.join(heads)} |", f"| --- | --- |{' ---: |' * len(heads)}"]
+    for net, found in nets.items():
+        for name, figures in found["methods"].items():
+            cells = [text(figures[owner][kind], kind) for kind in kinds for owner in OWNERS]
+            lines.append(f"| {net} | `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def randomization_table(found: dict[str, Any]) -> str:
     """Similarities after the first and after the last stage."""
     lines = [
@@ -182,6 +202,8 @@ def blocks() -> dict[str, str]:
     }
     for net, values in nets.items():
         found[f"compare {net}"] = compare_table(values["methods"])
+    maps = {net: json.loads((KEPT / f"{net}.maps.json").read_text()) for net in MAPS}
+    found["maps"] = maps_table(maps)
     found["randomization"] = randomization_table(
         json.loads((KEPT / "digits.randomization.json").read_text())
     )

@@ -12,6 +12,7 @@ sys.path.insert(0, str(TOOLS))
 SPEC = importlib.util.spec_from_file_location("results_page", TOOLS / "results_page.py")
 results_page = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(results_page)
+OWNERS = ("own", "classmate", "other")
 
 
 def test_the_page_is_up_to_date():
@@ -33,6 +34,13 @@ def test_methods_of_one_size_stand_together():
     cells = [cell.strip() for cell in lines[3].split("|")]
     assert cells[2:4] == ["0.40", "-"]
     assert cells[-2] == "1.23"
+
+
+def test_maps_stand_by_owner():
+    figures = {owner: {"gradient": i / 10, "grad_cam": i / 4} for i, owner in enumerate(OWNERS, 1)}
+    lines = results_page.maps_table({"digits": {"methods": {"mct": figures}}}).splitlines()
+    assert lines[2] == "| digits | `mct` | 0.10 | 0.20 | 0.30 | 0.25 | 0.50 | 0.75 |"
+    assert lines[0].split(" | ")[2:4] == ["ins - del, its own", "ins - del, same class"]
 
 
 def test_differences_are_from_the_first_variant():

@@ -1,0 +1,80 @@
+"""The control of maps: other images' pathways, of the same class and of another."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pathways import GatedTarget, GenCNP
+from pathways.explainer import Explainer
+from pathways.preprocessing import Preprocessing
+from pathways.training.data import Images
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+sys.path.insert(0, str(TOOLS))
+SPEC = importlib.util.spec_from_file_location("map_controls", TOOLS / "map_controls.py")
+map_controls = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(map_controls)
+
+
+def test_classmates_are_others_of_the_class():
+    predictions = torch.tensor([2, 0, 2, 1, 0, 2])
+    partners = map_controls.classmates(predictions)
+    assert partners.tolist() == [2, 4, 5, 3, 1, 0]
+    assert torch.equal(predictions[partners], predictions)
+    assert map_controls.classmates(torch.zeros(0, dtype=torch.long)).tolist() == []
+
+
+@pytest.fixture
+def run():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 6, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(216, 3)
+    )
+    images = torch.rand(30, 1, 8, 8)
+    labels = torch.zeros(30, dtype=torch.long)
+    target = GatedTarget(net, images[:2])
+    generator = GenCNP(target.sites, 3, width=8)
+    with torch.no_grad():  # pathways that differ by input
+        for parameter in generator.parameters():
+            parameter.add_(torch.randn_like(parameter))
+
+    return SimpleNamespace(
+        preprocessing=Preprocessing((0.0,), (1.0,)),
+        images=Images(images, labels, images, labels, ("a", "b", "c")),
+        explainer=Explainer(target, generator.eval()),
+    )
+
+
+def test_the_owner_of_the_pathway_is_all_that_changes(run, monkeypatch):
+    seen = []
+    measure = map_controls.map_faithfulness
+
+    def spy(method, inputs, explained, **settings):
+        seen.append(explained)
+        return measure(method, inputs, explained, **settings)
+
+    monkeypatch.setattr(map_controls, "map_faithfulness", spy)
+    found = map_controls.measured(run, ["random"], 20)
+    assert found["images"] == 20 and list(found["methods"]) == ["generator", "random"]
+    own, classmate, other = seen[:3]
+    assert set(found["methods"]["generator"]) == {"own", "classmate", "other"}
+    assert set(found["methods"]["random"]["own"]) == {"gradient", "grad_cam"}
+    predictions = own.predictions
+    masks = [part.pathway.mask() for part in (own, classmate, other)]
+    for explained in (classmate, other):
+        assert torch.equal(explained.logits, own.logits)
+    for row in range(20):
+        owners = (masks[0] == masks[1][row]).all(1).nonzero().squeeze(1)
+        assert (predictions[owners] == predictions[row]).any()
+        owners = (masks[0] == masks[2][row]).all(1).nonzero().squeeze(1)
+        assert (predictions[owners] != predictions[row]).any()
+
+
+def test_images_of_one_class_have_no_other(run):
+    run.images = run.images.subset(test=1)
+    with pytest.raises(ValueError, match="the 1 images must be predicted as two classes or more"):
+        map_controls.measured(run, [], 20)
