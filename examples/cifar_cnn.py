@@ -17,7 +17,7 @@ import cifar10
 import torch
 import typer
 from torch import nn
-from whole_job import whole_job
+from whole_job import GENERATOR, whole_job
 
 from pathways.console import command
 from pathways.loading import save_weights
@@ -32,7 +32,7 @@ SETTINGS = TrainingConfig(
     sparsity=3.0,
     specificity=8.0,
     target_bfloat16=True,
-    generator={"min_keep": 0.05, "width": 128, "layers": 2},
+    generator=GENERATOR,
 )
 
 

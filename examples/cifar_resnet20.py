@@ -14,7 +14,7 @@ from typing import Annotated
 
 import cifar10
 import typer
-from whole_job import whole_job
+from whole_job import GENERATOR, whole_job
 
 from pathways.console import command
 from pathways.pipeline import MEAN_IMAGES
@@ -28,7 +28,7 @@ SETTINGS = TrainingConfig(
     specificity=3.25,
     class_share=0.15,
     target_bfloat16=True,
-    generator={"min_keep": 0.05, "width": 128, "layers": 2},
+    generator=GENERATOR,
 )
 
 

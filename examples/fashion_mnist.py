@@ -13,7 +13,7 @@ from typing import Annotated
 
 import torch
 import typer
-from whole_job import whole_job
+from whole_job import GENERATOR, whole_job
 
 from pathways.console import command
 from pathways.loading import save_weights
@@ -30,7 +30,7 @@ SETTINGS = TrainingConfig(
     specificity=6.0,
     class_share=0.5,
     target_bfloat16=True,
-    generator={"min_keep": 0.05, "width": 128, "layers": 2},
+    generator=GENERATOR,
 )
 
 

@@ -9,6 +9,9 @@ from pathways.runs import Run
 from pathways.training.config import TrainingConfig
 from pathways.training.data import Images
 
+# Larger than the default: these nets have several times the channels of the digits' one.
+GENERATOR = {"min_keep": 0.05, "width": 128, "layers": 2}
+
 
 def whole_job(
     output: Output,
