@@ -43,12 +43,13 @@ def measure(
     limit: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
+    threshold: float = 0.5,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Evaluation:
     """Evaluate a pathway method on the test images, shuffled: half of them support, half query.
 
-    Class pathways are made at the method's ``class_threshold``, or of the majority.
+    Class pathways are made at the method's own ``class_threshold`` where it has one.
 
     Args:
         method (PathwayMethod): explainer or baseline.
@@ -57,6 +58,7 @@ def measure(
         limit (int or None): use at most so many test images.
         batch_size (int): images per batch.
         seed (int): of the shuffle and of every control.
+        threshold (float): frequency threshold of class pathways, in [0, 1].
         progress (callable or None): called with (stage, done, total).
         settings: others of :func:`pathways.evaluation.evaluate`.
 
@@ -64,12 +66,13 @@ def measure(
         ValueError: fewer than two test images.
     """
     rows = shuffled_test(images, seed, limit)
+    own_threshold: float | None = getattr(method, "class_threshold", None)
     return evaluate(
         method,
         preprocess(images.test[rows], preprocessing),
         images.test_labels[rows],
         blanks=preprocessing.blanks(*images.shape[1:]),
-        threshold=getattr(method, "class_threshold", 0.5),
+        threshold=threshold if own_threshold is None else own_threshold,
         batch_size=batch_size,
         seed=seed,
         progress=progress,

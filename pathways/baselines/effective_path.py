@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class EffectivePath(ScoredMethod):
         ([[0, 1, 1]], [[0.19999998807907104, 1.0, 0.5]])
     """
 
-    class_threshold = 0.0  # a class's path is the union of its images' paths
+    class_threshold: ClassVar[float] = 0.0  # a class's path is the union of its images' paths
 
     def __init__(self, target: GatedTarget, *, theta: float = 0.5, **size: Any) -> None:
         if not 0.0 < theta <= 1.0:

@@ -62,8 +62,9 @@ class ScoredMethod(ABC):
     own_threshold: float | None = None
     """Importance above which a neuron belongs to the method's own pathway; None: it has none."""
 
-    class_threshold: ClassVar[float] = 0.5
-    """Frequency from which a neuron belongs to a class pathway that is made from the method's."""
+    class_threshold: ClassVar[float | None] = None
+    """Frequency from which a neuron belongs to a class pathway that is made from the method's; None
+    leaves it to whoever makes them."""
 
     per_site_default: ClassVar[bool] = False
     """Whether sizes are per site unless the caller says."""

@@ -51,6 +51,12 @@ def evaluate(
     shots: Annotated[
         str, typer.Option(help="Images per class on the transfer curve, besides all there are.")
     ] = "1,2,5,10,50",
+    threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Frequency from which a neuron belongs to a class's pathway."
+        ),
+    ] = 0.5,
     batch_size: BatchSize = 64,
     seed: Seed = 0,
     out: Annotated[
@@ -86,6 +92,7 @@ def evaluate(
             "ranking_images": ranking_images,
             "map_images": map_images,
             "shots": counts,
+            "threshold": threshold,
             "batch_size": batch_size,
             "seed": seed,
         }

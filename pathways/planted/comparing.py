@@ -270,7 +270,8 @@ def _score(
     ranked = recovery(best, labels, net.truth, alternative=net.backup)
     half = len(images) // 2
     support, support_predictions = explained.pathway[:half], explained.predictions[:half]
-    threshold = getattr(method, "class_threshold", 0.5)
+    own_threshold: float | None = getattr(method, "class_threshold", None)
+    threshold = 0.5 if own_threshold is None else own_threshold
     classes = ClassPathways.from_pathways(
         support, support_predictions, threshold, target.num_classes
     )

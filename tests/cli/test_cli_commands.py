@@ -172,6 +172,26 @@ def test_evaluate_as_json_into_another_folder(project, tmp_path):
     assert not (project.run / "evaluation.json").exists()
 
 
+def test_evaluate_with_another_threshold(project, tmp_path):
+    """Class pathways of what any image of the class has, or all have."""
+    measured = {}
+    for threshold in ("0", "1"):
+        out = tmp_path / threshold
+        value = project.json(
+            "evaluate", project.run, "--baselines", "topk,effective", "--kept", "0.5",
+            "--threshold", threshold, "--test-images", "30", "--ranking-images", "0",
+            "--map-images", "0", "--out", out,
+        )  # fmt: skip
+        measured[threshold] = value["methods"]
+        assert ClassPathways.load(out / "class_pathways.safetensors").threshold == float(threshold)
+    union, intersection = measured["0"], measured["1"]
+    assert union["topk@0.5"]["transfer_kept"] > intersection["topk@0.5"]["transfer_kept"]
+    assert union["topk@0.5"]["kept"] == intersection["topk@0.5"]["kept"]
+    # EffectivePath's are unions whatever is asked for.
+    effective = [methods["effective@0.5"]["transfer_kept"] for methods in (union, intersection)]
+    assert effective[0] == effective[1]
+
+
 def test_explain_writes_picture_json_and_pathways(project, image_file):
     value = project.json(
         "explain", project.run, image_file, "--test", "2", "--top", "3", "--class", "low"
