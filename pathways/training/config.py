@@ -39,6 +39,9 @@ class TrainingConfig:
         class_share (float): share of inputs whose KL is taken under the pathway of another input of
             the same predicted class, where the batch has one, so that pathways carry over to other
             images of the class.
+        larger_share (float): share of the pathways that are run with more neurons than they have,
+            by the same ranking, in the KL and in the leak term, so that the order of the neurons
+            left out means something. Their size is random, up to all neurons.
         class_similarity (float): weight of the similarity within classes, off by default.
         kl_limit (float or None): instead of a fixed weight, "as sparse as possible with KL at most
             this" (nats): a multiplier on the KL rises while the limit is exceeded (dual ascent).
@@ -68,6 +71,7 @@ class TrainingConfig:
     hard_negatives: float = 0.0
     mask_noise: float = 0.0
     class_share: float = 0.25
+    larger_share: float = 0.0
     class_similarity: float = 0.0
     kl_limit: float | None = None
     kl_rate: float = 0.05
@@ -108,6 +112,7 @@ class TrainingConfig:
             "hard_negatives",
             "mask_noise",
             "class_share",
+            "larger_share",
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(

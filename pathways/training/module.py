@@ -19,9 +19,10 @@ class GeneratorTraining(lightning.LightningModule):
     """Trains a :class:`pathways.GenCNP`; use it with your own Trainer, or call ``training.fit``.
 
     The objective is KL(f || f_m) + sparsity (warm-up) + auxiliary distillation + specificity
-    (+ similarity within classes): see ``training.losses``. In training a share of the inputs is
-    run under the mask of another input of the same predicted class (``class_share``); validation
-    has every input's own. Batches are ``images`` or ``(images, labels)`` of model inputs; labels
+    (+ similarity within classes): see ``training.losses``. In training a share of the masks is
+    larger than the generator has it (``larger_share``), and a share of the inputs is run under the
+    mask of another input of the same predicted class (``class_share``); validation has every
+    input's own as it is. Batches are ``images`` or ``(images, labels)`` of model inputs; labels
     are not used.
 
     Args:
@@ -61,16 +62,19 @@ class GeneratorTraining(lightning.LightningModule):
         classes = logits.argmax(1)
         importance, auxiliary = self.generator.from_summaries(summaries)
         mask = self.generator.masks(importance)
+        applied = mask
+        if self.training and config.larger_share > 0:
+            applied = self._enlarged(mask, importance)
 
         # The leak term gates other inputs with these masks: one gated run over both halves.
-        inputs, masks, rows = images, mask, len(images)
+        inputs, masks, rows = images, applied, len(images)
         if self.training and config.class_share > 0:
-            masks = mask[self._donors(classes)]
+            masks = applied[self._donors(classes)]
         if self.training and config.mask_noise > 0:
             masks = masks + (1 - masks) * (torch.rand_like(mask) < config.mask_noise)
         if config.specificity > 0:
             foreign, foreign_logits, other = self._foreign_inputs(images, logits, classes)
-            inputs, masks = torch.cat([images, foreign]), torch.cat([masks, mask[other]])
+            inputs, masks = torch.cat([images, foreign]), torch.cat([masks, applied[other]])
         with self._target_precision():
             gated = self.target.gated(inputs, masks).float()
 
@@ -95,6 +99,24 @@ class GeneratorTraining(lightning.LightningModule):
         if config.class_similarity > 0:
             loss = loss + config.class_similarity * losses.class_similarity(importance, classes)
         return loss, figures
+
+    def _enlarged(self, mask: Tensor, importance: Tensor) -> Tensor:
+        """The masks, a share of them by the same ranking but with more neurons.
+
+        Their size is random between the pathway's own and all neurons, closer to its own: there
+        the order decides most.
+        """
+        chosen = torch.rand(len(mask), device=mask.device) < self.config.larger_share
+        scores = importance[chosen]
+        own = mask[chosen].detach().sum(1, keepdim=True)
+        room = scores.size(1) - own
+        size = (own + torch.rand_like(own).square() * room).long().clamp(1, scores.size(1))
+        smallest = scores.detach().sort(1, descending=True)[0].gather(1, size - 1)
+        # Scores moved until the smallest one to keep is just above where the quantiser switches.
+        moved = torch.logit(scores, 1e-6) - torch.logit(smallest, 1e-6) + 1e-4
+        enlarged = mask.clone()
+        enlarged[chosen] = self.generator.masks(moved.sigmoid())
+        return enlarged
 
     def _donors(self, classes: Tensor) -> Tensor:
         """Whose mask (row) each input gets: its own, or for a share of them a classmate's."""

@@ -37,6 +37,7 @@ def test_defaults_are_not_shared():
         ({"hard_negatives": -1}, r"hard_negatives must be in \[0, 1\], got -1"),
         ({"mask_noise": 2}, r"mask_noise must be in \[0, 1\], got 2"),
         ({"class_share": 1.2}, r"class_share must be in \[0, 1\], got 1.2"),
+        ({"larger_share": -0.1}, r"larger_share must be in \[0, 1\], got -0.1"),
         (
             {"blank_share": 0.75, "mixed_share": 0.5},
             "blank_share and mixed_share must be at most 1 together, got 0.75 and 0.5",

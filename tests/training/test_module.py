@@ -205,6 +205,60 @@ def test_a_classmates_mask_counts_in_the_kl_alone(planted, monkeypatch):
     assert (classes[donors[20:]] != planted.target(images[20:]).argmax(1)).all()
 
 
+def test_larger_masks_follow_the_ranking(planted):
+    """Never a neuron less; what is added is more important than all that stays out."""
+    module = make_module(planted.target, larger_share=1.0)
+    neurons = planted.target.sites.num_neurons
+    importance = torch.rand(400, neurons, requires_grad=True)
+    mask = module.generator.masks(importance)
+    enlarged = module._enlarged(mask, importance)
+    assert ((enlarged == 0) | (enlarged == 1)).all()
+    assert (enlarged >= mask).all()
+    least_kept = importance.masked_fill(enlarged == 0, 2.0).amin(1)
+    most_left = importance.masked_fill(enlarged == 1, -1.0).amax(1)
+    assert (least_kept > most_left).all()
+    # u^2 of the room, rounded down: half of the sizes take less than a quarter of it.
+    room = neurons - mask.sum(1)
+    taken = ((enlarged - mask).sum(1) / room.clamp_min(1)).detach()
+    assert 0.4 < (taken < 0.25).float().mean() < 0.65
+    assert taken.max() > 0.8
+    # The neurons that the larger size is about are those that learn.
+    (gradient,) = torch.autograd.grad(enlarged.sum(), importance)
+    assert (gradient[mask == 0].abs() > 0).float().mean() > 0.5
+
+    open_masks = torch.ones(5, neurons)
+    assert torch.equal(module._enlarged(open_masks, torch.ones(5, neurons)), open_masks)
+    half = make_module(planted.target, larger_share=0.5)
+    changed = (half._enlarged(mask, importance) != mask).any(1).float().mean()
+    assert 0.35 < changed < 0.55
+    none = make_module(planted.target, larger_share=0.0)
+    assert torch.equal(none._enlarged(mask, importance), mask)
+
+
+def test_larger_masks_count_in_kl_and_leak_but_not_as_size(planted, monkeypatch):
+    x, _ = planted.images(20)
+    settings = {"specificity": 1.0, "class_share": 0.0, "blank_share": 0.0, "larger_share": 1.0}
+    module = make_module(planted.target, **settings)
+    neurons = planted.target.sites.num_neurons
+    own = torch.zeros(20, neurons)
+    larger = own.clone()
+    larger[:, :2] = 1
+    seen = []
+    gated = planted.target.gated
+    monkeypatch.setattr(
+        planted.target, "gated", lambda inputs, masks: (seen.append(masks), gated(inputs, masks))[1]
+    )
+    monkeypatch.setattr(module.generator, "masks", lambda importance: own)
+    monkeypatch.setattr(module, "_enlarged", lambda mask, importance: larger)
+    _, figures = module.objective(x, 1.0)
+    assert len(seen[0]) > 20
+    assert (seen[0] == larger[0]).all()
+    assert figures["kept"] == 0
+    module.eval()
+    module.objective(x, 1.0)
+    assert (seen[1] == 0).all()
+
+
 def test_validation_has_every_inputs_own_mask(planted, monkeypatch):
     x, _ = planted.images(20)
     settings = {"class_share": 1.0, "mask_noise": 0.5, "specificity": 0.0}
