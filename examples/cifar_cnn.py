@@ -28,9 +28,11 @@ from pathways.runs import Run
 from pathways.training.config import TrainingConfig
 
 SETTINGS = TrainingConfig(
-    steps=1500,
-    sparsity=3.0,
+    steps=2000,
+    sparsity=2.5,
     specificity=8.0,
+    larger_share=0.5,
+    sharpness=1.5,
     target_bfloat16=True,
     generator=GENERATOR,
 )

@@ -29,6 +29,8 @@ SETTINGS = TrainingConfig(
     sparsity=3.0,
     specificity=6.0,
     class_share=0.5,
+    larger_share=0.5,
+    sharpness=1.5,
     target_bfloat16=True,
     generator=GENERATOR,
 )

@@ -42,6 +42,9 @@ class TrainingConfig:
         larger_share (float): share of the pathways that are run with more neurons than they have,
             by the same ranking, in the KL and in the leak term, so that the order of the neurons
             left out means something. Their size is random, up to all neurons.
+        sharpness (float): factor on the target's logits in the KL, positive. Above 1 the pathway is
+            asked for a clearer decision than the target's, so that close calls stay as they are;
+            the KL of the figures, and the one that ``kl_limit`` limits, is without.
         class_similarity (float): weight of the similarity within classes, off by default.
         kl_limit (float or None): instead of a fixed weight, "as sparse as possible with KL at most
             this" (nats): a multiplier on the KL rises while the limit is exceeded (dual ascent).
@@ -72,6 +75,7 @@ class TrainingConfig:
     mask_noise: float = 0.0
     class_share: float = 0.25
     larger_share: float = 0.0
+    sharpness: float = 1.0
     class_similarity: float = 0.0
     kl_limit: float | None = None
     kl_rate: float = 0.05
@@ -129,7 +133,7 @@ class TrainingConfig:
             )
         if not 0 <= self.seed < 2**32:  # as NumPy's generator has it, which is seeded too
             raise ValueError(f"TrainingConfig: seed must be in [0, 2^32), got {self.seed}")
-        for name in ("learning_rate", "kl_rate", "kl_limit"):
+        for name in ("learning_rate", "kl_rate", "kl_limit", "sharpness"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"TrainingConfig: {name} must be positive, got {value}")

@@ -78,13 +78,13 @@ class GeneratorTraining(lightning.LightningModule):
         with self._target_precision():
             gated = self.target.gated(inputs, masks).float()
 
-        kl = losses.distillation(logits, gated[:rows])
+        kl = losses.distillation(logits * config.sharpness, gated[:rows])
         kept = losses.sparsity(mask, self.generator.sizes, config.sparsity_mode)
         loss = kl * self.kl_multiplier + sparsity_weight * kept
         loss = loss + config.auxiliary * losses.distillation(logits, auxiliary)
         with torch.no_grad():
             figures = {
-                "kl": kl.detach(),
+                "kl": losses.distillation(logits, gated[:rows]),
                 "kept": mask.mean(),
                 "agreement": (gated[:rows].argmax(1) == classes).float().mean(),
             }

@@ -49,6 +49,7 @@ def test_defaults_are_not_shared():
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
         ({"learning_rate": math.nan}, "learning_rate must be positive, got nan"),
         ({"kl_rate": -1.0}, "kl_rate must be positive, got -1.0"),
+        ({"sharpness": 0.0}, "sharpness must be positive, got 0.0"),
         ({"kl_limit": 0.0}, "kl_limit must be positive, got 0.0"),
         ({"steps": "many"}, "steps must be int, got 'many'"),
         ({"steps": 10.5}, "steps must be int, got 10.5"),

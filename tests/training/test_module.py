@@ -56,6 +56,20 @@ def test_objective_is_the_sum_of_its_terms(planted):
     assert not any(figure.requires_grad for figure in figures.values())
 
 
+def test_sharpness_is_in_the_loss_alone(planted):
+    x, _ = planted.images(32)
+    settings = {"specificity": 0.0, "auxiliary": 0.0, "class_share": 0.0}
+    plain = make_module(planted.target, **settings)
+    sharp = make_module(planted.target, **settings, sharpness=2.0)
+    sharp.generator.load_state_dict(plain.generator.state_dict())
+    loss, figures = sharp.objective(x, 0.0)
+    assert figures["kl"].item() == plain.objective(x, 0.0)[1]["kl"].item()
+    logits = planted.target(x)
+    # All gates are open before training, so the gated logits are the target's own.
+    torch.testing.assert_close(loss, losses.distillation(2 * logits, logits))
+    assert loss > figures["kl"] + 1e-3
+
+
 def test_an_open_generator_has_no_kl_and_no_leak(planted):
     x, _ = planted.images(32)
     loss, figures = make_module(planted.target, specificity=2.0, auxiliary=0.0).objective(x, 0.5)
