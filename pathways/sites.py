@@ -137,6 +137,20 @@ class Sites(Sequence[Site]):
         # Rounded first, so that 7 % of 100 are 7 and not, through 7.000000000000001, 8.
         return [max(1, math.ceil(round(min_keep * size, 6))) for size in self.sizes]
 
+    def portions(self, kept: float) -> list[int]:
+        """Number of neurons of every site that make this share, in [0, 1], of all of them.
+
+        As near the share at every site as whole numbers allow, so that the sum is the rounded share
+        of all: what the sites' remainders leave goes to the largest of them, or the first.
+        """
+        exact = [size * kept for size in self.sizes]
+        counts = [int(share) for share in exact]
+        left = round(sum(self.sizes) * kept) - sum(counts)
+        order = sorted(range(len(counts)), key=lambda i: counts[i] - exact[i])
+        for i in order[:left]:
+            counts[i] += 1
+        return counts
+
     @property
     def num_words(self) -> int:
         """Number of int64 words of one packed pathway."""

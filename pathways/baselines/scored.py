@@ -140,9 +140,9 @@ class ScoredMethod(ABC):
         if self.like is not None:
             sizes = self.like(images).pathway.sizes(self.per_site).to(images.device)
         elif self.kept is not None:
-            available = self.sites.sizes if self.per_site else self.sites.num_neurons
-            sizes = (torch.tensor(available).double() * self.kept).round().long()
-            sizes = sizes.to(images.device).expand(len(images), *sizes.shape)
+            counts = self.sites.portions(self.kept)
+            sizes = torch.tensor(counts if self.per_site else sum(counts), device=images.device)
+            sizes = sizes.expand(len(images), *sizes.shape)
         else:
             return None
         return sizes.maximum(floors if self.per_site else floors.sum())

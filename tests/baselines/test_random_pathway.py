@@ -35,7 +35,7 @@ def test_explanation_is_consistent(target, images):
         assert (scores.masked_fill(~mask, 2).amin(1) > scores.masked_fill(mask, -1).amax(1)).all()
 
 
-@pytest.mark.parametrize(("kept", "sizes"), [(0.0, [0, 0]), (0.26, [8, 3]), (1.0, [30, 10])])
+@pytest.mark.parametrize(("kept", "sizes"), [(0.0, [0, 0]), (0.26, [8, 2]), (1.0, [30, 10])])
 def test_given_share_per_site(target, images, kept, sizes):
     pathway = RandomPathway(target, kept=kept)(images).pathway
     assert pathway.sizes(per_site=True).tolist() == [sizes] * 9

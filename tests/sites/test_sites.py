@@ -249,5 +249,31 @@ def test_table():
     assert Sites(TABLE, "unit").table().splitlines()[3].split()[-1] == "128"
 
 
+@pytest.mark.parametrize(
+    "sizes, kept, expected",
+    [
+        ((32, 32, 64, 64), 0.1, [3, 3, 7, 6]),  # of 3.2, 3.2, 6.4, 6.4; 19 together
+        ((10, 3), 0.5, [5, 1]),  # of 5 and 1.5; half of 13 rounds to 6
+        ((5, 5, 5), 0.5, [3, 3, 2]),
+        ((7,), 0.0, [0]),
+        ((7, 9), 1.0, [7, 9]),
+        ((100,), 0.29, [29]),  # 28.999999999999996
+    ],
+)
+def test_portions(sizes, kept, expected):
+    sites = Sites([Site(f"s{i}", 0, "relu", (size,)) for i, size in enumerate(sizes)])
+    assert sites.portions(kept) == expected
+
+
+def test_portions_make_the_share_of_all():
+    sizes = (1, 2, 3, 17, 64, 130)
+    sites = Sites([Site(f"s{i}", 0, "relu", (size,)) for i, size in enumerate(sizes)])
+    for step in range(101):
+        counts = sites.portions(step / 100)
+        assert sum(counts) == round(sum(sizes) * step / 100)
+        for count, size in zip(counts, sizes, strict=True):
+            assert abs(count - size * step / 100) < 1
+
+
 def test_repr():
     assert repr(Sites(TABLE)) == "Sites(3 sites, 137 channel neurons)"
