@@ -27,8 +27,6 @@ SETTINGS = TrainingConfig(
     sparsity=1.75,
     specificity=3.25,
     class_share=0.15,
-    larger_share=0.25,
-    sharpness=1.5,
     target_bfloat16=True,
     generator=GENERATOR,
 )

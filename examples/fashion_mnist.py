@@ -26,7 +26,7 @@ from pathways.training.data import load_images
 
 SETTINGS = TrainingConfig(
     steps=2000,
-    sparsity=3.0,
+    sparsity=2.25,
     specificity=6.0,
     class_share=0.5,
     larger_share=0.5,
