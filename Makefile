@@ -16,9 +16,10 @@ SOURCES := pyproject.toml setup.py version.txt CMakeLists.txt $(shell find csrc 
 
 RESULTS := $(OUT)/results
 NETS := digits fashion_mnist cifar_resnet20 cifar_cnn
+UNITS := fashion_mnist cifar_cnn
 
 .PHONY: help demo test lint second aoti-parity cuda-gate cuda-link cpp-test gpu-check bench clean \
-	results results-page maps randomize frontier ablations $(NETS:%=run-%) $(NETS:%=compare-%)
+	results results-page maps close-calls randomize frontier ablations $(NETS:%=run-%) $(NETS:%=compare-%) $(UNITS:%=units-%)
 
 help:
 	@echo "make demo       install into $(VENV) and run the demo into $(OUT)/demo"
@@ -131,7 +132,7 @@ bench: $(INSTALLED)
 
 # What docs/results.md shows. Every step goes on where it was interrupted; `make clean` starts anew.
 results: results-page
-results-page: $(NETS:%=compare-%) maps randomize frontier ablations
+results-page: $(NETS:%=compare-%) $(UNITS:%=units-%) maps close-calls randomize frontier ablations
 	$(BIN)/python tools/results_page.py $(RESULTS)
 
 # Thirty gradient steps, or a hundred, for every image: the CIFAR nets take four times as long for each.
@@ -148,9 +149,24 @@ run-fashion_mnist run-cifar_resnet20: run-%: $(INSTALLED)
 $(NETS:%=compare-%): compare-%: run-%
 	test -f $(RESULTS)/$*/compare/evaluation.json || $(BIN)/pathways evaluate $(RESULTS)/$* --baselines $(BASELINES) \
 		--kept 0.1,0.3,0.5 --test-images $(COMPARED_IMAGES) --ranking-images 32 --map-images 32 --shots 10 --resume --out $(RESULTS)/$*/compare
+# Single units instead of channels, and class pathways of what half, or a fifth, of a class's images have.
+UNITS_fashion_mnist := --target pathways.models:vgg --data fashion-mnist --mean 0.2860 --std 0.3530 \
+	--steps 1200 --sparsity 4 --specificity 8 --set class_share=0.35
+UNITS_cifar_cnn := --target pathways.models:cifar_cnn --data examples/cifar10.py:images --scale 255 --baseline mean \
+	--steps 1000 --sparsity 2.5 --specificity 8 --set class_share=0.25
+$(UNITS:%=units-%): units-%: run-%
+	test -f $(RESULTS)/$*_units/generator.safetensors || $(BIN)/pathways fit --out $(RESULTS)/$*_units \
+		$$(test -f $(RESULTS)/$*_units/last.ckpt && echo --resume || echo $(UNITS_$*) --granularity unit \
+		--weights $(RESULTS)/$*/target.safetensors --set sharpness=1.5 --set target_bfloat16=true --overwrite)
+	set -e; for threshold in 0.5 0.2; do test -f $(RESULTS)/$*_units/$$threshold/evaluation.json || \
+		$(BIN)/pathways evaluate $(RESULTS)/$*_units --threshold $$threshold --test-images 2000 --ranking-images 32 \
+		--map-images 32 --shots 10 --resume --out $(RESULTS)/$*_units/$$threshold; done
 maps: run-digits run-fashion_mnist
 	set -e; for net in digits fashion_mnist; do test -f $(RESULTS)/$$net/maps.json || \
 		$(BIN)/python tools/map_controls.py $(RESULTS)/$$net --baselines mct,dgr --out $(RESULTS)/$$net/maps.json; done
+close-calls: run-cifar_cnn
+	test -f $(RESULTS)/cifar_cnn/close_calls.json || $(BIN)/python tools/close_calls.py $(RESULTS)/cifar_cnn \
+		--baselines mct,intgrad --kept 0.5 --out $(RESULTS)/cifar_cnn/close_calls.json
 randomize: run-digits
 	test -f $(RESULTS)/digits/randomization.json || \
 		$(BIN)/pathways randomize $(RESULTS)/digits --baselines mct,random

@@ -55,6 +55,23 @@ SWEPT = {
     "mdc": "mDC",
 }
 
+# Nets with a generator of units, and from which frequency on a unit belongs to a class pathway.
+UNITS = ("fashion_mnist", "cifar_cnn")
+FREQUENCIES = ("0.5", "0.2")
+UNIT_FIGURES = {
+    "kept": "kept",
+    "agreement": "agreement",
+    "mdc": "mDC",
+    "mask_swap_flip": "swap",
+    "random_agreement": "random",
+    "transfer_kept": "class kept",
+    "transfer_agreement": "transfer",
+    "wrong_class_flip": "flip",
+    "blank_hit": "blank",
+    "blank_hit_unseen": "unseen",
+    "insertion_minus_deletion": "ins - del",
+}
+
 # Whose pathways are applied: key in a point of the transfer curve and words.
 KINDS = {
     "own": "own class",
@@ -86,6 +103,15 @@ def collect(results: Path) -> None:
             KEPT / f"{net}.maps.json",
             rounded(json.loads((results / net / "maps.json").read_text())),
         )
+    close = json.loads((results / "cifar_cnn" / "close_calls.json").read_text())
+    write(KEPT / "cifar_cnn.close_calls.json", rounded(close))
+    units: dict[str, dict[str, Any]] = {net: {} for net in UNITS}
+    for net in UNITS:
+        for frequency in FREQUENCIES:
+            file = results / f"{net}_units" / frequency / "evaluation.json"
+            report = json.loads(file.read_text())
+            units[net][frequency] = rounded(report["methods"]["generator"]["metrics"])
+    write(KEPT / "units.json", units)
     found = json.loads((results / "digits" / "randomization.json").read_text())
     write(KEPT / "digits.randomization.json", rounded(found))
     for name in ("frontier", "ablations"):
@@ -155,6 +181,37 @@ def maps_table(nets: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def close_table(found: dict[str, Any]) -> str:
+    """Agreement where the two first classes are close, and elsewhere."""
+    share = found["close_share"]
+    lines = [
+        f"| method | all {found['images']:,} images | the {share:.1%} close ones | the others |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name, figures in found["methods"].items():
+        cells = [spread(figures[part], None) for part in ("agreement", "close", "clear")]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def units_table(
+    channels: dict[str, dict[str, float | None]],
+    units: dict[str, dict[str, dict[str, float | None]]],
+) -> str:
+    """Channels and units of the same nets."""
+    lines = [
+        f"| net | neurons | {' | '.join(UNIT_FIGURES.values())} |",
+        f"| --- | --- |{' ---: |' * len(UNIT_FIGURES)}",
+    ]
+    for net, measured in units.items():
+        rows = {"channels": channels[net]}
+        rows |= {f"units, from {frequency}": measured[frequency] for frequency in FREQUENCIES}
+        for words, values in rows.items():
+            cells = [spread(values[figure], None) for figure in UNIT_FIGURES]
+            lines.append(f"| {net} | {words} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def randomization_table(found: dict[str, Any]) -> str:
     """Similarities after the first and after the last stage."""
     lines = [
@@ -204,6 +261,9 @@ def blocks() -> dict[str, str]:
         found[f"compare {net}"] = compare_table(values["methods"])
     maps = {net: json.loads((KEPT / f"{net}.maps.json").read_text()) for net in MAPS}
     found["maps"] = maps_table(maps)
+    found["close"] = close_table(json.loads((KEPT / "cifar_cnn.close_calls.json").read_text()))
+    channels = {net: json.loads((KEPT / f"{net}.metrics.json").read_text()) for net in UNITS}
+    found["units"] = units_table(channels, json.loads((KEPT / "units.json").read_text()))
     found["randomization"] = randomization_table(
         json.loads((KEPT / "digits.randomization.json").read_text())
     )

@@ -43,6 +43,27 @@ def test_maps_stand_by_owner():
     assert lines[0].split(" | ")[2:4] == ["ins - del, its own", "ins - del, same class"]
 
 
+def test_close_calls():
+    figures = {"agreement": 0.9, "close": None, "clear": 0.95}
+    found = {"images": 1000, "close_share": 0.0625, "methods": {"mct@0.5": figures}}
+    lines = results_page.close_table(found).splitlines()
+    assert lines[0] == "| method | all 1,000 images | the 6.2% close ones | the others |"
+    assert lines[2] == "| `mct@0.5` | 0.900 | - | 0.950 |"
+
+
+def test_units_beside_channels():
+    channels, half, fifth = (
+        dict.fromkeys(results_page.UNIT_FIGURES, value) for value in (0.25, 0.5, None)
+    )
+    lines = results_page.units_table(
+        {"net": channels}, {"net": {"0.5": half, "0.2": fifth}}
+    ).splitlines()
+    columns = len(results_page.UNIT_FIGURES)
+    assert lines[2] == "| net | channels |" + " 0.250 |" * columns
+    assert lines[3] == "| net | units, from 0.5 |" + " 0.500 |" * columns
+    assert lines[4] == "| net | units, from 0.2 |" + " - |" * columns
+
+
 def test_differences_are_from_the_first_variant():
     def figures(mean, difference):
         value = {"mean": mean, "std": 0.25, "difference": difference}

@@ -1,0 +1,72 @@
+"""Which images a method loses: agreement where the classifier's two first classes are close.
+
+python tools/close_calls.py RUN --baselines mct,intgrad --kept 0.5 --out close_calls.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pathways.baselines.registry import BaselineContext, make_sizes
+from pathways.measuring import shuffled_test
+from pathways.options import baseline_names, shares
+from pathways.runs import Run, preprocess, write_json
+
+CLOSE = 0.1  # difference of the two highest probabilities
+
+
+def margins(logits: Tensor) -> Tensor:
+    """Difference of the two highest probabilities of each row ``[N, K]``."""
+    first, second = logits.softmax(1).topk(2, dim=1)[0].unbind(1)
+    return first - second
+
+
+def measured(run: Run, names: list[str], kept: list[float], images: int) -> dict[str, Any]:
+    """Share of close images, and each method's agreement on them and on the others."""
+    rows = shuffled_test(run.images, seed=0, limit=images)
+    inputs = preprocess(run.images.test[rows], run.preprocessing)
+    context = BaselineContext(run.explainer, preprocess(run.images.train, run.preprocessing))
+    methods: dict[str, Any] = {"generator": run.explainer}
+    for name in ["generator", *names]:
+        methods |= make_sizes(name, context, kept)
+    figures = {}
+    close = torch.zeros(0, dtype=torch.bool)
+    for name, method in methods.items():
+        batches = [method(batch) for batch in inputs.split(64)]
+        logits = torch.cat([batch.logits for batch in batches])
+        agrees = torch.cat([batch.gated_predictions == batch.predictions for batch in batches])
+        close = margins(logits) < CLOSE
+        figures[name] = {
+            "agreement": mean(agrees),
+            "close": mean(agrees[close]),
+            "clear": mean(agrees[~close]),
+        }
+    return {"images": len(inputs), "close_share": mean(close), "methods": figures}
+
+
+def mean(values: Tensor) -> float | None:
+    value = float(values.float().mean())
+    return None if math.isnan(value) else value
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder of a trained run")
+    parser.add_argument("--baselines", default="", help="names, separated by commas")
+    parser.add_argument("--kept", default="", help="shares of neurons besides the generator's")
+    parser.add_argument("--images", type=int, default=1000, help="test images")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    arguments = parser.parse_args()
+    found = measured(
+        Run.open(arguments.run),
+        baseline_names(arguments.baselines),
+        shares("--kept", arguments.kept),
+        arguments.images,
+    )
+    write_json(arguments.out, found)
