@@ -140,9 +140,14 @@ class Sites(Sequence[Site]):
     def portions(self, kept: float) -> list[int]:
         """Number of neurons of every site that make this share, in [0, 1], of all of them.
 
-        As near the share at every site as whole numbers allow, so that the sum is the rounded share
-        of all: what the sites' remainders leave goes to the largest of them, or the first.
+        Less than one neuron from the share at every site, so that the sum is the rounded share of
+        all: what the sites' remainders leave goes to the largest of them, or the first.
+
+        Raises:
+            ValueError: a share outside [0, 1].
         """
+        if not 0.0 <= kept <= 1.0:
+            raise ValueError(f"Sites: kept must be in [0, 1], got {kept}")
         exact = [size * kept for size in self.sizes]
         counts = [int(share) for share in exact]
         left = round(sum(self.sizes) * kept) - sum(counts)

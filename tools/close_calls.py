@@ -36,12 +36,10 @@ def measured(run: Run, names: list[str], kept: list[float], images: int) -> dict
     for name in ["generator", *names]:
         methods |= make_sizes(name, context, kept)
     figures = {}
-    close = torch.zeros(0, dtype=torch.bool)
+    close = torch.cat([margins(run.explainer.target(part)) < CLOSE for part in inputs.split(64)])
     for name, method in methods.items():
-        batches = [method(batch) for batch in inputs.split(64)]
-        logits = torch.cat([batch.logits for batch in batches])
+        batches = [method(part) for part in inputs.split(64)]
         agrees = torch.cat([batch.gated_predictions == batch.predictions for batch in batches])
-        close = margins(logits) < CLOSE
         figures[name] = {
             "agreement": mean(agrees),
             "close": mean(agrees[close]),
@@ -63,6 +61,8 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=1000, help="test images")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
+    if arguments.images < 1:
+        parser.error(f"--images must be at least 1, got {arguments.images}")
     found = measured(
         Run.open(arguments.run),
         baseline_names(arguments.baselines),

@@ -54,7 +54,9 @@ def evaluate(
     threshold: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="Frequency from which a neuron belongs to a class's pathway."
+            min=0,
+            max=1,
+            help="Frequency from which a neuron belongs to a class's pathway; effective takes any.",
         ),
     ] = 0.5,
     batch_size: BatchSize = 64,

@@ -41,13 +41,14 @@ class TrainingConfig:
             images of the class.
         larger_share (float): share of the pathways that are run with more neurons than they have,
             by the same ranking, in the KL and in the leak term, so that the order of the neurons
-            left out means something. Their size is random, up to all neurons.
+            left out means something. Their size is random, from their own upwards.
         sharpness (float): factor on the target's logits in the KL, positive. Above 1 the pathway is
             asked for a clearer decision than the target's, so that close calls stay as they are;
-            the KL of the figures, and the one that ``kl_limit`` limits, is without.
+            the KL of the figures is without.
         class_similarity (float): weight of the similarity within classes, off by default.
         kl_limit (float or None): instead of a fixed weight, "as sparse as possible with KL at most
             this" (nats): a multiplier on the KL rises while the limit is exceeded (dual ascent).
+            Not together with ``larger_share`` or ``sharpness``, which make it another KL.
         kl_rate (float): step of that multiplier.
         generator (dict): keyword arguments of :class:`pathways.GenCNP`.
         validation_every (int): steps between validations.
@@ -137,6 +138,12 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"TrainingConfig: {name} must be positive, got {value}")
+
+        if self.kl_limit is not None and (self.larger_share > 0 or self.sharpness != 1):
+            raise ValueError(
+                "TrainingConfig: kl_limit needs larger_share 0 and sharpness 1, "
+                f"got {self.larger_share} and {self.sharpness}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""

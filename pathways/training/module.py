@@ -32,8 +32,9 @@ class GeneratorTraining(lightning.LightningModule):
             leak term beside noise; None uses noise alone.
 
     Logs ``kl`` (nats), ``kept`` (share of neurons), ``agreement`` (gated and clean prediction
-    equal) and ``flip`` (an input takes the class of a foreign pathway), with ``val_`` in front for
-    validation, where ``val_loss`` is the objective at full weights.
+    equal) and ``flip`` (an input takes the class of a foreign pathway) of the masks as they are
+    applied, except ``kept``, which is the generator's own; with ``val_`` in front for validation,
+    where ``val_loss`` is the objective at full weights.
     """
 
     def __init__(
@@ -103,8 +104,8 @@ class GeneratorTraining(lightning.LightningModule):
     def _enlarged(self, mask: Tensor, importance: Tensor) -> Tensor:
         """The masks, a share of them by the same ranking but with more neurons.
 
-        Their size is random between the pathway's own and all neurons, closer to its own: there
-        the order decides most.
+        Their size is random from the pathway's own upwards, closer to its own: there the order
+        decides most. Scores of less than 1e-6, or as near to 1, count as equal.
         """
         chosen = torch.rand(len(mask), device=mask.device) < self.config.larger_share
         scores = importance[chosen]
@@ -114,8 +115,10 @@ class GeneratorTraining(lightning.LightningModule):
         smallest = scores.detach().sort(1, descending=True)[0].gather(1, size - 1)
         # Scores moved until the smallest one to keep is just above where the quantiser switches.
         moved = torch.logit(scores, 1e-6) - torch.logit(smallest, 1e-6) + 1e-4
+        larger = self.generator.masks(moved.sigmoid())
         enlarged = mask.clone()
-        enlarged[chosen] = self.generator.masks(moved.sigmoid())
+        # None of its own is lost where scores are tied, or where gates are drawn anew.
+        enlarged[chosen] = larger + (mask[chosen] - larger).clamp_min(0).detach()
         return enlarged
 
     def _donors(self, classes: Tensor) -> Tensor:

@@ -265,6 +265,12 @@ def test_portions(sizes, kept, expected):
     assert sites.portions(kept) == expected
 
 
+@pytest.mark.parametrize("kept", [-0.1, 1.5, float("nan")])
+def test_portions_refuse(sites, kept):
+    with pytest.raises(ValueError, match=r"Sites: kept must be in \[0, 1\], got"):
+        sites.portions(kept)
+
+
 def test_portions_make_the_share_of_all():
     sizes = (1, 2, 3, 17, 64, 130)
     sites = Sites([Site(f"s{i}", 0, "relu", (size,)) for i, size in enumerate(sizes)])

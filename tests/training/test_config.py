@@ -50,6 +50,18 @@ def test_defaults_are_not_shared():
         ({"learning_rate": math.nan}, "learning_rate must be positive, got nan"),
         ({"kl_rate": -1.0}, "kl_rate must be positive, got -1.0"),
         ({"sharpness": 0.0}, "sharpness must be positive, got 0.0"),
+        ({"sharpness": math.inf}, "sharpness must be positive, got inf"),
+        ({"sharpness": math.nan}, "sharpness must be positive, got nan"),
+        ({"sharpness": "x"}, "sharpness must be float, got 'x'"),
+        ({"larger_share": 1.1}, r"larger_share must be in \[0, 1\], got 1.1"),
+        (
+            {"kl_limit": 0.1, "larger_share": 0.5},
+            "kl_limit needs larger_share 0 and sharpness 1, got 0.5 and 1.0",
+        ),
+        (
+            {"kl_limit": 0.1, "sharpness": 2.0},
+            "kl_limit needs larger_share 0 and sharpness 1, got 0.0 and 2.0",
+        ),
         ({"kl_limit": 0.0}, "kl_limit must be positive, got 0.0"),
         ({"steps": "many"}, "steps must be int, got 'many'"),
         ({"steps": 10.5}, "steps must be int, got 10.5"),
