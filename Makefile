@@ -151,13 +151,14 @@ $(NETS:%=compare-%): compare-%: run-%
 		--kept 0.1,0.3,0.5 --test-images $(COMPARED_IMAGES) --ranking-images 32 --map-images 32 --shots 10 --resume --out $(RESULTS)/$*/compare
 # Single units instead of channels, and class pathways of what half, or a fifth, of a class's images have.
 UNITS_fashion_mnist := --target pathways.models:vgg --data fashion-mnist --mean 0.2860 --std 0.3530 \
-	--steps 1200 --sparsity 4 --specificity 8 --set class_share=0.35
+	--steps 1200 --set class_share=0.35
 UNITS_cifar_cnn := --target pathways.models:cifar_cnn --data examples/cifar10.py:images --scale 255 --baseline mean \
-	--steps 1000 --sparsity 2.5 --specificity 8 --set class_share=0.25
+	--steps 1000 --set class_share=0.25
 $(UNITS:%=units-%): units-%: run-%
 	test -f $(RESULTS)/$*_units/generator.safetensors || $(BIN)/pathways fit --out $(RESULTS)/$*_units \
 		$$(test -f $(RESULTS)/$*_units/last.ckpt && echo --resume || echo $(UNITS_$*) --granularity unit \
-		--weights $(RESULTS)/$*/target.safetensors --set sharpness=1.5 --set target_bfloat16=true --overwrite)
+		--weights $(RESULTS)/$*/target.safetensors --sparsity 4 --specificity 8 --set sharpness=1.5 \
+		--set target_bfloat16=true --overwrite)
 	set -e; for threshold in 0.5 0.2; do test -f $(RESULTS)/$*_units/$$threshold/evaluation.json || \
 		$(BIN)/pathways evaluate $(RESULTS)/$*_units --threshold $$threshold --test-images 2000 --ranking-images 32 \
 		--map-images 32 --shots 10 --resume --out $(RESULTS)/$*_units/$$threshold; done
