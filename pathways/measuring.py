@@ -16,6 +16,7 @@ from pathways.baselines.registry import (
     make_sizes,
     mean_kept,
 )
+from pathways.baselines.scored import class_threshold
 from pathways.evaluation import Evaluation, evaluate, randomization
 from pathways.explainer import Explainer, PathwayMethod
 from pathways.preprocessing import Preprocessing
@@ -66,13 +67,12 @@ def measure(
         ValueError: fewer than two test images.
     """
     rows = shuffled_test(images, seed, limit)
-    own_threshold: float | None = getattr(method, "class_threshold", None)
     return evaluate(
         method,
         preprocess(images.test[rows], preprocessing),
         images.test_labels[rows],
         blanks=preprocessing.blanks(*images.shape[1:]),
-        threshold=threshold if own_threshold is None else own_threshold,
+        threshold=class_threshold(method, threshold),
         batch_size=batch_size,
         seed=seed,
         progress=progress,

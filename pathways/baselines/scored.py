@@ -205,6 +205,17 @@ class ScoredMethod(ABC):
         return found
 
 
+def class_threshold(method: PathwayMethod, otherwise: float = 0.5) -> float:
+    """Frequency from which a neuron belongs to a class pathway made from the method's pathways.
+
+    Args:
+        method (PathwayMethod): any; a ``ScoredMethod`` may have a ``class_threshold`` of its own.
+        otherwise (float): for those that have none.
+    """
+    own: float | None = getattr(method, "class_threshold", None)
+    return otherwise if own is None else own
+
+
 def site_floors(sites: Sites, min_keep: float) -> list[int]:
     """Least number of neurons per site, as the generator's: ``min_keep`` of them, at least one.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pathways.baselines.random_pathway import RandomPathway
 from pathways.baselines.registry import BASELINES, BaselineContext, make_baseline
+from pathways.baselines.scored import class_threshold
 from pathways.class_pathways import ClassPathways
 from pathways.evaluation import blank_hit, recovery, transfer, wrong_class
 from pathways.explainer import Explainer, Explanation, PathwayMethod
@@ -270,8 +271,7 @@ def _score(
     ranked = recovery(best, labels, net.truth, alternative=net.backup)
     half = len(images) // 2
     support, support_predictions = explained.pathway[:half], explained.predictions[:half]
-    own_threshold: float | None = getattr(method, "class_threshold", None)
-    threshold = 0.5 if own_threshold is None else own_threshold
+    threshold = class_threshold(method)
     classes = ClassPathways.from_pathways(
         support, support_predictions, threshold, target.num_classes
     )

@@ -1,17 +1,8 @@
 """Agreement where the classifier is nearly undecided, and elsewhere."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
+import close_calls
 import pytest
 import torch
-
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
-SPEC = importlib.util.spec_from_file_location("close_calls", TOOLS / "close_calls.py")
-close_calls = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(close_calls)
 
 
 def test_margins_of_known_probabilities():

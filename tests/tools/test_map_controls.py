@@ -1,17 +1,8 @@
 """The control of maps: other images' pathways, of the same class and of another."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
+import map_controls
 import pytest
 import torch
-
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
-SPEC = importlib.util.spec_from_file_location("map_controls", TOOLS / "map_controls.py")
-map_controls = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(map_controls)
 
 
 def test_classmates_are_others_of_the_class():

@@ -1,17 +1,10 @@
 """docs/results.md shows what is in docs/results, and says nothing that is not."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
+import results_page
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
-SPEC = importlib.util.spec_from_file_location("results_page", TOOLS / "results_page.py")
-results_page = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(results_page)
 OWNERS = ("own", "classmate", "other")
 
 
