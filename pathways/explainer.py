@@ -126,7 +126,7 @@ class Explainer:
     def importance(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Clean logits ``[N, K]`` and importance ``[N, D]``; the gated run is left out."""
         logits, summaries = self.target.features(images, reduce=self.generator.summary)
-        importance, _ = self.generator.from_summaries(summaries)
+        importance, _ = self.generator.from_summaries(summaries, logits)
         return logits, importance
 
     @torch.no_grad()

@@ -287,7 +287,7 @@ class ScriptedExplainer(nn.Module):
     def importance_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Clean logits ``[N, K]`` and importance ``[N, D]`` of model inputs."""
         logits, summaries = self.target.summaries(x, self.generator.pool)
-        importance, _ = self.generator.from_summaries(summaries)
+        importance, _ = self.generator.from_summaries(summaries, logits)
         return logits, importance
 
     def gradient_of(self, x: Tensor, gates: list[Tensor], classes: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 class PathwayDistillation(nn.Module):
     """Attention over the site codes with a class query; deep semantics reach the shallow sites.
 
-    Site codes are tokens of a small transformer together with a learned class query. The query's
-    output is the class code g; an auxiliary head on g is distilled from the target's logits, which
-    forces class content into it, and a feature-wise linear modulation by g is applied to every
-    site's code.
+    Site codes are tokens of a small transformer together with a class query: a learned one plus a
+    linear reading of the target's own logits, which say who wins a close call where the codes
+    cannot. The query's output is the class code g; an auxiliary head on g is distilled from the
+    logits, which keeps class content in it, and a feature-wise linear modulation by g is applied to
+    every site's code.
 
     Args:
         num_sites (int): L.
@@ -21,15 +22,16 @@ class PathwayDistillation(nn.Module):
         layers (int): transformer encoder layers, 1 or more.
         heads (int): attention heads; divides ``width``.
 
-    Returns of ``forward(codes)``:
+    Returns of ``forward(codes, logits)``, codes ``[N, L, d]`` and the target's logits ``[N, K]``:
         modulated codes (Tensor[N, L, d]), class code g (Tensor[N, d]), auxiliary logits (Tensor[N,
         K]).
 
-    Source: arXiv:2309.09887 names the part and its purpose; the layers are our choice.
+    Source: arXiv:2309.09887 names the part and its purpose; the layers and the reading of the
+    logits are our choice.
 
     Example:
         >>> distil = PathwayDistillation(num_sites=4, width=8, num_classes=3, layers=1, heads=2)
-        >>> codes, g, logits = distil(torch.randn(5, 4, 8))
+        >>> codes, g, logits = distil(torch.randn(5, 4, 8), torch.randn(5, 3))
         >>> codes.shape, g.shape, logits.shape
         (torch.Size([5, 4, 8]), torch.Size([5, 8]), torch.Size([5, 3]))
     """
@@ -57,12 +59,22 @@ class PathwayDistillation(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.auxiliary = nn.Linear(width, num_classes)
         self.modulation = nn.Linear(width, 2 * width)
+        self.verdict = nn.Linear(2 * num_classes, width)
 
-    def forward(self, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        tokens = torch.cat([self.query.expand(codes.size(0), -1, -1), codes + self.position], dim=1)
+    def forward(self, codes: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query = self.query + self.verdict(_verdict(logits).to(codes.dtype)).unsqueeze(1)
+        tokens = torch.cat([query, codes + self.position], dim=1)
         for layer in self.encoder:
             tokens = layer(tokens)
         tokens = self.norm(tokens)
         class_code = tokens[:, 0]
         scale, shift = self.modulation(class_code).unsqueeze(1).chunk(2, dim=2)
         return tokens[:, 1:] * (1 + scale) + shift, class_code, self.auxiliary(class_code)
+
+
+def _verdict(logits: Tensor) -> Tensor:
+    """What the target says ``[N, 2 K]``: log-probabilities in [-2, 0] and the winner's one-hot."""
+    probabilities = logits.float().log_softmax(1)
+    winner = torch.zeros_like(probabilities).scatter(1, probabilities.argmax(1, keepdim=True), 1.0)
+    # Below e**-10 it is all the same; a fifth brings the rest to the range of the codes.
+    return torch.cat([probabilities.clamp_min(-10.0) / 5.0, winner], dim=1)

@@ -1,4 +1,4 @@
-"""GEN-CNP: the generator that predicts a pathway from a frozen target's feature maps."""
+"""GEN-CNP: the generator that predicts a pathway from what a frozen target computed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathways.generator.distiller import PathwayDistillation
 from pathways.generator.embedder import FeatureEmbedders, summarize
 from pathways.sites import Sites
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 KIND = "generator"
 QUANTIZERS = ("daq", "ste", "hard_concrete")
 
@@ -23,9 +23,9 @@ QUANTIZERS = ("daq", "ste", "hard_concrete")
 class GenCNP(nn.Module):
     """Generator of class-relevant neural pathways.
 
-    Feature maps of all sites -> Recursive Feature Embedders -> Pathway Distillation Network ->
-    Recursive Pathway Decoders -> importance in (0, 1) per neuron -> distance-aware quantisation ->
-    0/1 mask. After training, an explanation is one forward pass.
+    Feature maps of all sites -> Recursive Feature Embedders -> Pathway Distillation Network, which
+    also reads the target's logits -> Recursive Pathway Decoders -> importance in (0, 1) per neuron
+    -> distance-aware quantisation -> 0/1 mask. After training, an explanation is one forward pass.
 
     Args:
         sites (Sites): sites of the target, ``target.sites``.
@@ -45,6 +45,7 @@ class GenCNP(nn.Module):
             quantisation; ``"ste"``, the same mask with the gradient of the identity;
             ``"hard_concrete"``, random masks in [0, 1], binary in eval mode. For ablations.
         activity (bool): a neuron's score follows its own activity besides the codes. For ablations.
+        verdict (bool): the target's logits are read; False takes them as all equal. For ablations.
 
     Raises:
         ValueError: a value outside its range.
@@ -56,7 +57,8 @@ class GenCNP(nn.Module):
         >>> from pathways.sites import Site, Sites
         >>> sites = Sites([Site("a", 0, "relu", (6, 8, 8)), Site("b", 0, "relu", (10,))])
         >>> generator = GenCNP(sites, num_classes=3, width=16).eval()
-        >>> importance, logits = generator([torch.randn(2, 6, 8, 8), torch.randn(2, 10)])
+        >>> features, logits = [torch.randn(2, 6, 8, 8), torch.randn(2, 10)], torch.randn(2, 3)
+        >>> importance, auxiliary = generator(features, logits)
         >>> importance.shape, generator.masks(importance).unique().tolist()
         (torch.Size([2, 16]), [1.0])
     """
@@ -76,6 +78,7 @@ class GenCNP(nn.Module):
         start: float = 1.0,
         quantizer: str = "daq",
         activity: bool = True,
+        verdict: bool = True,
     ) -> None:
         super().__init__()
         if len(sites) == 0:
@@ -113,6 +116,7 @@ class GenCNP(nn.Module):
             "start": start,
             "quantizer": quantizer,
             "activity": activity,
+            "verdict": verdict,
         }
         self.config = config
         self.sites = sites
@@ -121,7 +125,9 @@ class GenCNP(nn.Module):
         self.sigma = float(sigma)
         self.gamma = float(gamma)
         self.quantizer = quantizer
+        self.num_classes = num_classes
         self.sees_activity = activity
+        self.sees_verdict = verdict
         unit = sites.granularity == "unit"
         channels = [site.channels for site in sites]
         self.pool = 0 if unit else pool
@@ -129,21 +135,22 @@ class GenCNP(nn.Module):
         self.distillation = PathwayDistillation(len(sites), width, num_classes, layers, heads)
         self.decoders = PathwayDecoders(channels, width, unit, start)
 
-    def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, features: list[Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
         """Importance of every neuron.
 
         Args:
-            features (list of Tensor[N, C, *space]): clean activations of every site
-                (:meth:`pathways.GatedTarget.features`).
+            features (list of Tensor[N, C, *space]): clean activations of every site.
+            logits (Tensor[N, K]): clean logits of the same run;
+                :meth:`pathways.GatedTarget.features` gives both.
 
         Returns:
             importance (Tensor[N, D], in (0, 1), flat, site order) and auxiliary logits (Tensor[N,
-            K]).
+            K]), the generator's own account of the target's.
 
         Raises:
-            ValueError: another number of feature maps than sites.
+            ValueError: another number of feature maps than sites, or logits of another shape.
         """
-        return self.from_summaries([summarize(feature, self.pool) for feature in features])
+        return self.from_summaries([summarize(feature, self.pool) for feature in features], logits)
 
     @torch.jit.export
     def summary(self, feature: Tensor) -> Tensor:
@@ -155,7 +162,7 @@ class GenCNP(nn.Module):
         return summarize(feature, self.pool)
 
     @torch.jit.export
-    def from_summaries(self, summaries: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def from_summaries(self, summaries: list[Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
         """Like ``forward``, given the :meth:`summary` of every site instead of the activations.
 
         A run of the target that keeps only these needs far less memory
@@ -166,10 +173,18 @@ class GenCNP(nn.Module):
                 f"GenCNP: features must hold one map per site ({len(self.sizes)}), "
                 f"got {len(summaries)}"
             )
+        rows = summaries[0].size(0)
+        if logits.dim() != 2 or logits.size(0) != rows or logits.size(1) != self.num_classes:
+            raise ValueError(
+                f"GenCNP: logits must be [{rows}, {self.num_classes}], one row per input, "
+                f"got {list(logits.shape)}"
+            )
+        if not self.sees_verdict:
+            logits = torch.zeros_like(logits)
         codes, activity, maps = self.embedders(summaries)
         if not self.sees_activity:
             activity = [torch.zeros_like(own) for own in activity]
-        codes, class_code, auxiliary = self.distillation(codes)
+        codes, class_code, auxiliary = self.distillation(codes, logits)
         scores = self.decoders(codes, class_code, activity, maps)
         return torch.cat(scores, dim=1).float().sigmoid(), auxiliary
 

@@ -61,7 +61,7 @@ class GeneratorTraining(lightning.LightningModule):
             logits, summaries = self.target.features(images, reduce=self.generator.summary)
         logits, summaries = logits.float(), [summary.float() for summary in summaries]
         classes = logits.argmax(1)
-        importance, auxiliary = self.generator.from_summaries(summaries)
+        importance, auxiliary = self.generator.from_summaries(summaries, logits)
         mask = self.generator.masks(importance)
         applied = mask
         if self.training and config.larger_share > 0:

@@ -80,7 +80,8 @@ def test_equals_python(tmp_path, name, kind):
     for adapter in generator.embedders.adapters:
         adapter.norm.momentum = 1.0
     inputs = preprocess(images.train[:256], preprocessing)
-    generator(made.target.features(inputs)[1])  # its statistics
+    logits, features = made.target.features(inputs)
+    generator(features, logits)  # its statistics
     generator.eval().save(made.path / GENERATOR, made.target.fingerprint)
 
     files = []

@@ -37,7 +37,8 @@ def explainer(target):
         nn.init.normal_(head.project.bias)
     for adapter in generator.embedders.adapters:
         adapter.norm.momentum = 1.0
-    generator.train()(target.features(torch.randn(64, 1, 8, 8))[1])
+    logits, features = target.features(torch.randn(64, 1, 8, 8))
+    generator.train()(features, logits)
     return Explainer(target, generator)
 
 

@@ -11,6 +11,7 @@ from pathways import GatedTarget, GenCNP, Site, Sites
 from pathways.files import read_safetensors, write_safetensors
 from pathways.generator import FeatureEmbedders, PathwayDecoders, PathwayDistillation
 from pathways.generator.embedder import summarize
+from pathways.generator.gen_cnp import FORMAT_VERSION
 
 # Maps of every rank and odd sizes; a single channel; a single cell.
 SHAPES = [(3, 9, 7), (1, 4, 4), (5,), (4, 11), (2, 3, 4, 5), (6, 1, 1), (7, 1, 5)]
@@ -24,6 +25,11 @@ def make_features(sites, rows=4, scale=1.0):
     return [torch.randn(rows, *site.shape).relu() * scale for site in sites]
 
 
+def make_run(sites, classes, rows=4, scale=1.0):
+    """What the generator reads of a run: features of all sites and logits."""
+    return make_features(sites, rows, scale), torch.randn(rows, classes)
+
+
 @pytest.fixture(params=["channel", "unit"])
 def granularity(request):
     return request.param
@@ -33,9 +39,9 @@ def granularity(request):
 def test_any_number_and_shape_of_sites(shapes, granularity):
     sites = make_sites(shapes, granularity)
     generator = GenCNP(sites, num_classes=3, width=8, heads=2)
-    features = make_features(sites)
+    run = make_run(sites, 3)
     for training in (True, False):
-        importance, logits = generator.train(training)(features)
+        importance, logits = generator.train(training)(*run)
         assert importance.shape == (4, sites.num_neurons)
         assert importance.dtype == torch.float32
         assert logits.shape == (4, 3)
@@ -49,7 +55,9 @@ def test_any_number_and_shape_of_sites(shapes, granularity):
 def test_image_sizes_may_differ_with_channel_granularity():
     sites = make_sites([(3, 8, 8), (5, 4, 4)])
     generator = GenCNP(sites, 2, width=8).eval()
-    importance, _ = generator([torch.randn(2, 3, 13, 6), torch.randn(2, 5, 2, 9)])
+    importance, _ = generator(
+        [torch.randn(2, 3, 13, 6), torch.randn(2, 5, 2, 9)], torch.randn(2, 2)
+    )
     assert importance.shape == (2, 8)
 
 
@@ -58,36 +66,36 @@ def test_nearly_everything_starts_on(granularity):
     for seed in range(3):
         torch.manual_seed(seed)
         generator = GenCNP(sites, 3, min_keep=0.0)
-        importance, _ = generator(make_features(sites, scale=100.0))
+        importance, _ = generator(*make_run(sites, 3, scale=100.0))
         assert generator.masks(importance).mean() > 0.99
         # Spread, so that the neurons of a chain are not switched off in the same step.
         assert importance.logit().mean().item() == pytest.approx(1.0, abs=0.3)
         assert importance.logit().std().item() > 0.2
         generator.eval()
-        importance, _ = generator(make_features(sites))
+        importance, _ = generator(*make_run(sites, 3))
         assert generator.masks(importance).mean() > 0.99
 
 
 def test_results_in_eval_mode_do_not_depend_on_the_batch(granularity):
     sites = make_sites(SHAPES, granularity)
     generator = GenCNP(sites, 3, width=16)
-    features = make_features(sites, rows=5)
-    generator(features)  # running statistics of their own
+    features, seen = make_run(sites, 3, rows=5)
+    generator(features, seen)  # running statistics of their own
     generator.eval()
     with torch.no_grad():
-        importance, logits = generator(features)
+        importance, logits = generator(features, seen)
         for row in range(5):
-            one = generator([feature[row : row + 1] for feature in features])
+            one = generator([feature[row : row + 1] for feature in features], seen[row : row + 1])
             torch.testing.assert_close(one[0], importance[row : row + 1])
             torch.testing.assert_close(one[1], logits[row : row + 1])
-    none = generator([feature[:0] for feature in features])
+    none = generator([feature[:0] for feature in features], seen[:0])
     assert none[0].shape == (0, sites.num_neurons)
 
 
 def test_gradients_reach_all_parameters(granularity):
     sites = make_sites(SHAPES, granularity)
     generator = GenCNP(sites, 3, width=8, layers=2)
-    importance, logits = generator(make_features(sites))
+    importance, logits = generator(*make_run(sites, 3))
     weights = torch.randn_like(importance)
     (generator.masks(importance) * weights).sum().backward(retain_graph=True)
     (logits * torch.randn_like(logits)).sum().backward()
@@ -99,7 +107,7 @@ def test_gradients_reach_all_parameters(granularity):
 def test_masks_alone_train_everything_but_the_auxiliary_head(granularity):
     sites = make_sites([(4, 6, 6), (5,)], granularity)
     generator = GenCNP(sites, 3, width=8)
-    importance, _ = generator(make_features(sites))
+    importance, _ = generator(*make_run(sites, 3))
     (generator.masks(importance) * torch.randn_like(importance)).sum().backward()
     without = {name for name, p in generator.named_parameters() if p.grad is None}
     assert without == {"distillation.auxiliary.weight", "distillation.auxiliary.bias"}
@@ -212,10 +220,17 @@ def test_importance_of_another_shape_is_refused(shape):
 def test_another_number_of_features_is_refused():
     sites = make_sites([(3,), (4,)])
     generator = GenCNP(sites, 2, width=8)
-    features = make_features(sites)
+    features, logits = make_run(sites, 2)
     for wrong in (features[:1], features + features[:1], []):
         with pytest.raises(ValueError, match=rf"one map per site \(2\), got {len(wrong)}"):
-            generator(wrong)
+            generator(wrong, logits)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (1, 2), (5, 2), (4,), (4, 2, 1)])
+def test_logits_of_another_shape_are_refused(shape):
+    sites = make_sites([(3,), (4,)])
+    with pytest.raises(ValueError, match=r"logits must be \[4, 2\], one row per input, got \["):
+        GenCNP(sites, 2, width=8)(make_features(sites), torch.randn(shape))
 
 
 # --------------------------------------------------------- scripting
@@ -224,16 +239,16 @@ def test_another_number_of_features_is_refused():
 def test_scripted_generator_gives_the_same(granularity):
     sites = make_sites(SHAPES, granularity)
     generator = GenCNP(sites, 3, width=8, layers=2, min_keep=0.3, start=0.0)
-    features = make_features(sites)
-    generator(features)
+    features, seen = make_run(sites, 3)
+    generator(features, seen)
     generator.eval()
     scripted = torch.jit.script(generator)
     for rows in (4, 1):
         batch = [feature[:rows] for feature in features]
         with torch.no_grad():
-            importance, logits = generator(batch)
+            importance, logits = generator(batch, seen[:rows])
             for _ in range(2):  # the second run is the optimised one
-                again = scripted(batch)
+                again = scripted(batch, seen[:rows])
             torch.testing.assert_close(again[0], importance, rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(again[1], logits, rtol=1e-5, atol=1e-6)
             assert torch.equal(scripted.masks(importance), generator.masks(importance))
@@ -256,16 +271,16 @@ def target():
 def test_file_round_trip(target, tmp_path, granularity):
     sites = make_sites(SHAPES, granularity)
     generator = GenCNP(sites, 3, width=8, heads=2, pool=3, min_keep=0.2, sigma=1.5, start=1.0)
-    features = make_features(sites)
-    generator(features)  # running statistics are saved too
+    run = make_run(sites, 3)
+    generator(*run)  # running statistics are saved too
     generator.save(tmp_path / "g.safetensors")
     loaded = GenCNP.load(tmp_path / "g.safetensors")
     assert not loaded.training
     assert loaded.sites == sites
     assert loaded.config == generator.config
     with torch.no_grad():
-        expected = generator.eval()(features)
-        found = loaded(features)
+        expected = generator.eval()(*run)
+        found = loaded(*run)
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1], expected[1])
 
@@ -304,10 +319,10 @@ def test_files_that_are_no_generators(target, tmp_path):
     with pytest.raises(ValueError, match="must be a generator file, got a pathway file"):
         GenCNP.load(path)
     write_safetensors(path, generator.state_dict(), kind="generator", version=99, header={})
-    with pytest.raises(ValueError, match="format version 3 or older, got 99"):
+    with pytest.raises(ValueError, match="format version 4 or older, got 99"):
         GenCNP.load(path)
-    write_safetensors(path, generator.state_dict(), kind="generator", version=2, header={})
-    with pytest.raises(ValueError, match=r"format version 3, got 2, .* fit it again"):
+    write_safetensors(path, generator.state_dict(), kind="generator", version=3, header={})
+    with pytest.raises(ValueError, match=r"format version 4, got 3, .* fit it again"):
         GenCNP.load(path)
 
 
@@ -331,10 +346,10 @@ def test_incomplete_generator_files(target, tmp_path, header, tensors):
     path = tmp_path / "g.safetensors"
     generator = GenCNP(target.sites, 3, width=8)
     generator.save(path)
-    _, good = read_safetensors(path, kind="generator", version=3)
+    _, good = read_safetensors(path, kind="generator", version=FORMAT_VERSION)
     header = {key: value for key, value in {**good, **header}.items() if value is not None}
     contents = generator.state_dict() if tensors else {}
-    write_safetensors(path, contents, kind="generator", version=3, header=header)
+    write_safetensors(path, contents, kind="generator", version=FORMAT_VERSION, header=header)
     with pytest.raises(ValueError, match="is not a complete generator file"):
         GenCNP.load(path)
 
@@ -374,7 +389,7 @@ def test_deep_features_reach_shallow_importance_and_the_other_way_round():
     sites = make_sites([(4, 8, 8), (5, 4, 4), (6,)])
     generator = GenCNP(sites, 3, width=16).eval()
     features = [feature.requires_grad_() for feature in make_features(sites, rows=1)]
-    importance, logits = generator(features)
+    importance, logits = generator(features, torch.randn(1, 3))
     for part in [*sites.split(importance), logits]:
         for gradient in torch.autograd.grad(part.std(), features, retain_graph=True):
             assert gradient.abs().sum() > 0
@@ -384,12 +399,13 @@ def test_position_reaches_unit_scores_only():
     shape = (2, 8, 8)
     feature = torch.zeros(1, *shape)
     feature[0, 0, 1, 6] = 5.0
+    seen = torch.zeros(1, 2)
     unit = GenCNP(make_sites([shape], "unit"), 2, width=8, start=0.0).eval()
-    importance = unit([feature])[0].view(shape)
+    importance = unit([feature], seen)[0].view(shape)
     background = importance[:, 5, 2]
-    assert ((importance[:, 1, 6] - background).abs() > 1e-4).all()
+    assert ((importance[:, 1, 6] - background).abs() > 1e-6).all()
     moved = GenCNP(make_sites([shape]), 2, width=8, pool=1, start=0.0).eval()
-    torch.testing.assert_close(moved([feature])[0], moved([feature.roll(3, 2)])[0])
+    torch.testing.assert_close(moved([feature], seen)[0], moved([feature.roll(3, 2)], seen)[0])
 
 
 def test_a_run_may_keep_summaries_instead_of_activations(granularity):
@@ -401,17 +417,18 @@ def test_a_run_may_keep_summaries_instead_of_activations(granularity):
     target = GatedTarget(net, x, granularity=granularity)
     generator = GenCNP(target.sites, 3, width=8, pool=3)
     logits, features = target.features(x)
-    generator(features)
+    generator(features, logits)
     generator.eval()
     alone, summaries = target.features(x, reduce=generator.summary)
     assert torch.equal(alone, logits)
     if granularity == "channel":
         shapes = [(4, 10, 3, 3), (4, 14, 3, 3), (4, 12, 1, 1)]
         assert [tuple(summary.shape) for summary in summaries] == shapes
-    for found, wanted in zip(generator.from_summaries(summaries), generator(features), strict=True):
+    from_summaries = generator.from_summaries(summaries, alone)
+    for found, wanted in zip(from_summaries, generator(features, logits), strict=True):
         assert torch.equal(found, wanted)
     with pytest.raises(ValueError, match=r"one map per site \(3\), got 2"):
-        generator.from_summaries(summaries[:2])
+        generator.from_summaries(summaries[:2], alone)
 
 
 @pytest.mark.parametrize("pool", [0, 2])
@@ -447,7 +464,7 @@ def test_sites_of_one_shape_are_computed_together_but_apart(pool):
 def test_maps_that_were_of_one_size_must_stay_so():
     generator = GenCNP(make_sites([(3, 8, 8), (3, 8, 8)]), 2, width=8)
     with pytest.raises(ValueError, match=r"sites 0 and 1 .* one size.*\[4, 4\] and \[3, 3\]"):
-        generator([torch.randn(2, 3, 8, 8), torch.randn(2, 3, 3, 3)])
+        generator([torch.randn(2, 3, 8, 8), torch.randn(2, 3, 3, 3)], torch.randn(2, 2))
 
 
 def test_codes_and_states_are_those_of_the_recurrences_step_by_step():
@@ -497,17 +514,48 @@ def test_a_score_is_bias_plus_gain_times_the_neurons_own_activity(unit):
 def test_without_activity_only_the_codes_count(granularity):
     torch.manual_seed(0)
     sites = make_sites([(3, 4, 4), (5,)], granularity)
-    features = [torch.randn(2, 3, 4, 4), torch.randn(2, 5)]
+    run = [torch.randn(2, 3, 4, 4), torch.randn(2, 5)], torch.randn(2, 2)
     with_it = GenCNP(sites, 2, width=8).eval()
     without = GenCNP(sites, 2, width=8, activity=False).eval()
     without.load_state_dict(with_it.state_dict())
-    assert not torch.equal(with_it(features)[0], without(features)[0])
+    assert not torch.equal(with_it(*run)[0], without(*run)[0])
     for head in with_it.decoders.heads:
         nn.init.zeros_(head.gain.weight)
         nn.init.zeros_(head.gain.bias)
-    assert torch.equal(with_it(features)[0], without(features)[0])
+    assert torch.equal(with_it(*run)[0], without(*run)[0])
     scripted = torch.jit.script(without)
-    torch.testing.assert_close(scripted(features)[0], without(features)[0])
+    torch.testing.assert_close(scripted(*run)[0], without(*run)[0])
+
+
+def test_scores_follow_the_verdict_of_the_target(granularity):
+    """Log-probabilities and the winner, whatever the scale or offset of what is certain anyway."""
+    sites = make_sites([(3, 4, 4), (5,)], granularity)
+    generator = GenCNP(sites, 3, width=8).eval()
+    features = make_features(sites, rows=1)
+
+    def scores(*logits):
+        return generator(features, torch.tensor([logits]))[0]
+
+    close = scores(0.01, 0.0, -5.0)
+    assert (scores(0.0, 0.01, -5.0) - close).abs().max() > 1e-3
+    assert (scores(3.0, 0.0, -5.0) - close).abs().max() > 1e-3
+    torch.testing.assert_close(scores(100.01, 100.0, 95.0), close)  # an offset says nothing
+    torch.testing.assert_close(scores(90.0, 0.0, -40.0), scores(300.0, -900.0, -7.0))
+    assert scores(3e4, -3e4, 0.0).isfinite().all()
+    half = generator(features, torch.tensor([[0.5, 0.0, -5.0]], dtype=torch.float16))[0]
+    torch.testing.assert_close(half, scores(0.5, 0.0, -5.0))
+
+
+def test_without_verdict_logits_do_not_count():
+    sites = make_sites([(3, 4, 4), (5,)])
+    features, logits = make_run(sites, 3)
+    with_it = GenCNP(sites, 3, width=8).eval()
+    without = GenCNP(sites, 3, width=8, verdict=False).eval()
+    without.load_state_dict(with_it.state_dict())
+    found = without(features, logits)[0]
+    assert torch.equal(found, without(features, logits.flip(1))[0])
+    assert not torch.equal(found, with_it(features, logits)[0])
+    torch.testing.assert_close(torch.jit.script(without)(features, logits)[0], found)
 
 
 def test_parts_stand_alone():
@@ -523,7 +571,8 @@ def test_parts_stand_alone():
     codes, activity, maps = FeatureEmbedders(shapes, width=8, pool=2)(summaries)
     assert [tuple(own.shape) for own in activity] == [(2, 6), (2, 8)]
     assert maps == []
-    codes, class_code, logits = PathwayDistillation(2, 8, 5, layers=1, heads=2)(codes)
+    distill = PathwayDistillation(2, 8, 5, layers=1, heads=2)
+    codes, class_code, logits = distill(codes, torch.randn(2, 5))
     assert (codes.shape, class_code.shape, logits.shape) == ((2, 2, 8), (2, 8), (2, 5))
     decode = PathwayDecoders([3, 4], 8, unit=False, start=7.0)
     scores = decode(codes, class_code, activity, maps)

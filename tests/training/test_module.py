@@ -39,7 +39,7 @@ def test_objective_is_the_sum_of_its_terms(planted):
     ).eval()
     loss, figures = module.objective(x, 3.0)
     logits, features = planted.target.features(x)
-    importance, auxiliary = module.generator(features)
+    importance, auxiliary = module.generator(features, logits)
     mask = module.generator.masks(importance)
     gated = planted.target.gated(x, mask)
     expected = (
