@@ -29,8 +29,9 @@ from pathways.training.config import TrainingConfig
 
 SETTINGS = TrainingConfig(
     steps=2000,
-    sparsity=2.5,
-    specificity=8.0,
+    sparsity=3.25,
+    specificity=11.0,
+    blank_share=0.35,
     larger_share=0.5,
     sharpness=1.5,
     target_bfloat16=True,

@@ -26,8 +26,8 @@ from pathways.training.data import load_images
 
 SETTINGS = TrainingConfig(
     steps=2000,
-    sparsity=2.25,
-    specificity=6.0,
+    sparsity=2.5,
+    specificity=7.0,
     class_share=0.5,
     larger_share=0.5,
     sharpness=1.5,
