@@ -123,10 +123,18 @@ class Explainer:
         return self._fingerprint
 
     @torch.no_grad()
-    def importance(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Clean logits ``[N, K]`` and importance ``[N, D]``; the gated run is left out."""
+    def importance(self, images: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Clean logits ``[N, K]`` and importance ``[N, D]``; the gated run is left out.
+
+        Args:
+            images (Tensor[N, ...]): model inputs.
+            told (Tensor[N, K] or None): logits that the generator reads in place of the target's
+                own, where it reads them (``verdict``): a control
+                (:func:`pathways.evaluation.verdict_control`).
+        """
         logits, summaries = self.target.features(images, reduce=self.generator.summary)
-        importance, _ = self.generator.from_summaries(summaries, logits)
+        read = logits if told is None else told
+        importance, _ = self.generator.from_summaries(summaries, read)
         return logits, importance
 
     @torch.no_grad()

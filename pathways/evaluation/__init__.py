@@ -43,6 +43,7 @@ from pathways.evaluation.stability import Stability, core_transfer, stability
 from pathways.evaluation.sweeps import Sweeps
 from pathways.evaluation.timing import milliseconds_per_image
 from pathways.evaluation.transfer import SHOTS, Scores, TransferPoint, transfer
+from pathways.evaluation.verdict import VerdictControl, verdict_control
 
 __all__ = [
     "METRICS",
@@ -73,6 +74,7 @@ __all__ = [
     "Stability",
     "Sweeps",
     "TransferPoint",
+    "VerdictControl",
     "WrongClass",
     "ablation_agreement",
     "blank_hit",
@@ -100,5 +102,6 @@ __all__ = [
     "stability",
     "transfer",
     "unseen_blanks",
+    "verdict_control",
     "wrong_class",
 ]

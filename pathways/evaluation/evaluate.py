@@ -19,6 +19,7 @@ from pathways.evaluation.stability import core_transfer, stability
 from pathways.evaluation.sweeps import RANKING_IMAGES, SweepMeter
 from pathways.evaluation.timing import milliseconds_per_image
 from pathways.evaluation.transfer import SHOTS, transfer
+from pathways.evaluation.verdict import verdict_control
 from pathways.explainer import Explanation, PathwayMethod
 
 # More wrong classes per input than this add time, not precision.
@@ -156,6 +157,10 @@ def evaluate(
     swap = leak.mask_swap_flip(target, *rows, batch_size=batch_size, seed=seed)
     agreement_at_random = leak.random_agreement(target, *rows, batch_size=batch_size, seed=seed)
     probe = mask_probe(explained.pathway, predictions, seed=seed)
+    contentless = torch.cat([blanks.cpu(), unseen.cpu()])
+    told = verdict_control(
+        explainer, images, explained.logits, contentless, batch_size=batch_size, seed=seed
+    )
     report("sweeps", 0, sweep_meter.seen)
     sweeps = sweep_meter.finish(images, explained, support_images, batch_size, seed)
     report("maps", 0, min(map_images, len(images)))
@@ -188,6 +193,8 @@ def evaluate(
         blank_hit=blank.rate,
         blank_hit_unseen=blank_unseen.rate,
         mask_swap_flip=swap,
+        verdict_flip=told.flip,
+        verdict_blank_hit=told.blank_hit,
         mask_probe_accuracy=probe.accuracy,
         insertion=gradient.insertion,
         deletion=gradient.deletion,
@@ -209,6 +216,7 @@ def evaluate(
         sweeps=sweeps,
         maps=maps,
         probe=probe,
+        verdict=told,
         predictions=predictions,
         settings={
             "images": len(images),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from pathways.evaluation.blanks import unseen_blanks
 from pathways.evaluation.evaluate import WRONG_CLASSES
 from pathways.evaluation.runs import gated_logits
 from pathways.evaluation.transfer import scores
+from pathways.evaluation.verdict import verdict_control
 from pathways.explainer import PathwayMethod
 from pathways.pathway import Pathway
 
@@ -53,6 +56,7 @@ def quick_figures(
 
     Returns:
         dict of float: the figures named in ``QUICK``, fractions (``kl``: nats); NaN without data.
+            ``verdict_flip`` and ``verdict_blank_hit`` besides, where a generator reads the logits.
 
     Raises:
         ValueError: fewer than two inputs, no blanks, or a bad batch size.
@@ -92,7 +96,9 @@ def quick_figures(
     shared = classes.for_predictions(predictions[covered])
     transferred = gated_logits(target, images[covered], shared, batch_size)
     unseen = unseen_blanks(images, seed=seed)
-    return {
+    contentless = torch.cat([blanks.cpu(), unseen.cpu()])
+    told = verdict_control(method, images, logits, contentless, batch_size=batch_size, seed=seed)
+    figures = {
         "kept": float(size.compute()["mean"]),
         "agreement": own.agreement,
         "kl": float(divergence.compute()),
@@ -106,6 +112,9 @@ def quick_figures(
         "transfer_agreement": scores(logits[covered], transferred, shared).agreement,
         "aciou_corrected": float(similarity.compute()["aciou_corrected"]),
     }
+    if not math.isnan(told.flip):
+        figures |= {"verdict_flip": told.flip, "verdict_blank_hit": told.blank_hit}
+    return figures
 
 
 def _explained(

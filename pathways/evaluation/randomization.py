@@ -82,10 +82,10 @@ def randomization(
     distribution, so that activations stay of their size; buffers and the baseline of the target
     stay as they are. Stage s has the first s layers of the cascade shuffled. All is done on copies.
     A method whose explanations survive describes the input, not the target; a generator that was
-    trained for the target is applied to the features that the randomised one has, so its masks may
-    stay alike where the shuffled layers are above the sites that it reads most. Maps are of the
-    class that the target itself predicts. Costs one explanation and two gated runs with gradient
-    of every input for every stage, and one more for the target.
+    trained for the target is applied to the features (and logits, where it reads them) that the
+    randomised one has, so its masks may stay alike where the shuffled layers are above the sites
+    that it reads most. Maps are of the class that the target itself predicts. Costs one explanation
+    and two gated runs with gradient of every input for every stage, and one more for the target.
 
     Args:
         target (GatedTarget): the target; left as it is.

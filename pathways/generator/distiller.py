@@ -9,11 +9,11 @@ from torch import Tensor, nn
 class PathwayDistillation(nn.Module):
     """Attention over the site codes with a class query; deep semantics reach the shallow sites.
 
-    Site codes are tokens of a small transformer together with a class query: a learned one plus a
-    linear reading of the target's own logits, which say who wins a close call where the codes
-    cannot. The query's output is the class code g; an auxiliary head on g is distilled from the
-    logits, which keeps class content in it, and a feature-wise linear modulation by g is applied to
-    every site's code.
+    Site codes are tokens of a small transformer together with a learned class query. The query's
+    output is the class code g; an auxiliary head on g is distilled from the target's logits, which
+    forces class content into it, and a feature-wise linear modulation by g is applied to every
+    site's code. With ``verdict`` the query also has a linear reading of the target's own logits,
+    which say who wins a close call where the codes cannot.
 
     Args:
         num_sites (int): L.
@@ -21,6 +21,7 @@ class PathwayDistillation(nn.Module):
         num_classes (int): K, of the auxiliary head.
         layers (int): transformer encoder layers, 1 or more.
         heads (int): attention heads; divides ``width``.
+        verdict (bool): the query reads the target's logits.
 
     Returns of ``forward(codes, logits)``, codes ``[N, L, d]`` and the target's logits ``[N, K]``:
         modulated codes (Tensor[N, L, d]), class code g (Tensor[N, d]), auxiliary logits (Tensor[N,
@@ -37,7 +38,13 @@ class PathwayDistillation(nn.Module):
     """
 
     def __init__(
-        self, num_sites: int, width: int, num_classes: int, layers: int = 1, heads: int = 4
+        self,
+        num_sites: int,
+        width: int,
+        num_classes: int,
+        layers: int = 1,
+        heads: int = 4,
+        verdict: bool = False,
     ) -> None:
         super().__init__()
         self.position = nn.Parameter(torch.randn(1, num_sites, width) * 0.02)
@@ -59,10 +66,12 @@ class PathwayDistillation(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.auxiliary = nn.Linear(width, num_classes)
         self.modulation = nn.Linear(width, 2 * width)
-        self.verdict = nn.Linear(2 * num_classes, width)
+        self.verdict = nn.Linear(2 * num_classes, width) if verdict else None
 
     def forward(self, codes: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query = self.query + self.verdict(_verdict(logits).to(codes.dtype)).unsqueeze(1)
+        query = self.query.expand(codes.size(0), -1, -1)
+        if self.verdict is not None:
+            query = query + self.verdict(_verdict(logits).to(codes.dtype)).unsqueeze(1)
         tokens = torch.cat([query, codes + self.position], dim=1)
         for layer in self.encoder:
             tokens = layer(tokens)
@@ -74,7 +83,9 @@ class PathwayDistillation(nn.Module):
 
 def _verdict(logits: Tensor) -> Tensor:
     """What the target says ``[N, 2 K]``: log-probabilities in [-2, 0] and the winner's one-hot."""
-    probabilities = logits.float().log_softmax(1)
-    winner = torch.zeros_like(probabilities).scatter(1, probabilities.argmax(1, keepdim=True), 1.0)
+    # Finite, so that logits beyond the range of float32 are merely certain.
+    probabilities = logits.float().clamp(-1e38, 1e38).log_softmax(1)
+    # Of the logits themselves: rounding could make the two first log-probabilities equal.
+    winner = torch.zeros_like(probabilities).scatter(1, logits.argmax(1, keepdim=True), 1.0)
     # Below e**-10 it is all the same; a fifth brings the rest to the range of the codes.
     return torch.cat([probabilities.clamp_min(-10.0) / 5.0, winner], dim=1)

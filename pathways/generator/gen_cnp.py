@@ -15,7 +15,7 @@ from pathways.generator.distiller import PathwayDistillation
 from pathways.generator.embedder import FeatureEmbedders, summarize
 from pathways.sites import Sites
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 3
 KIND = "generator"
 QUANTIZERS = ("daq", "ste", "hard_concrete")
 
@@ -23,9 +23,9 @@ QUANTIZERS = ("daq", "ste", "hard_concrete")
 class GenCNP(nn.Module):
     """Generator of class-relevant neural pathways.
 
-    Feature maps of all sites -> Recursive Feature Embedders -> Pathway Distillation Network, which
-    also reads the target's logits -> Recursive Pathway Decoders -> importance in (0, 1) per neuron
-    -> distance-aware quantisation -> 0/1 mask. After training, an explanation is one forward pass.
+    Feature maps of all sites -> Recursive Feature Embedders -> Pathway Distillation Network ->
+    Recursive Pathway Decoders -> importance in (0, 1) per neuron -> distance-aware quantisation ->
+    0/1 mask. After training, an explanation is one forward pass.
 
     Args:
         sites (Sites): sites of the target, ``target.sites``.
@@ -45,7 +45,9 @@ class GenCNP(nn.Module):
             quantisation; ``"ste"``, the same mask with the gradient of the identity;
             ``"hard_concrete"``, random masks in [0, 1], binary in eval mode. For ablations.
         activity (bool): a neuron's score follows its own activity besides the codes. For ablations.
-        verdict (bool): the target's logits are read; False takes them as all equal. For ablations.
+        verdict (bool): the target's logits are read besides its feature maps. Pathways of close
+            calls agree more often, but a generator that knows the class could write it into the
+            mask: train with ``named_share`` and watch ``verdict_flip``.
 
     Raises:
         ValueError: a value outside its range.
@@ -78,7 +80,7 @@ class GenCNP(nn.Module):
         start: float = 1.0,
         quantizer: str = "daq",
         activity: bool = True,
-        verdict: bool = True,
+        verdict: bool = False,
     ) -> None:
         super().__init__()
         if len(sites) == 0:
@@ -132,7 +134,9 @@ class GenCNP(nn.Module):
         channels = [site.channels for site in sites]
         self.pool = 0 if unit else pool
         self.embedders = FeatureEmbedders([site.shape for site in sites], width, self.pool)
-        self.distillation = PathwayDistillation(len(sites), width, num_classes, layers, heads)
+        self.distillation = PathwayDistillation(
+            len(sites), width, num_classes, layers, heads, verdict
+        )
         self.decoders = PathwayDecoders(channels, width, unit, start)
 
     def forward(self, features: list[Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,8 +183,6 @@ class GenCNP(nn.Module):
                 f"GenCNP: logits must be [{rows}, {self.num_classes}], one row per input, "
                 f"got {list(logits.shape)}"
             )
-        if not self.sees_verdict:
-            logits = torch.zeros_like(logits)
         codes, activity, maps = self.embedders(summaries)
         if not self.sees_activity:
             activity = [torch.zeros_like(own) for own in activity]

@@ -164,6 +164,18 @@ _ROWS: dict[str, tuple[str, str, str, str]] = {
         "lower",
         "masks decide 1",
     ),
+    "verdict_flip": (
+        "leak controls",
+        "told another class, that one wins",
+        "lower",
+        "masks decide 1",
+    ),
+    "verdict_blank_hit": (
+        "leak controls",
+        "the same in content-free images",
+        "lower",
+        "chance {chance:.2f}",
+    ),
     "mask_probe_accuracy": (
         "leak controls",
         "class read off the mask (probe)",

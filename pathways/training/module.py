@@ -74,8 +74,13 @@ class GeneratorTraining(lightning.LightningModule):
         if self.training and config.mask_noise > 0:
             masks = masks + (1 - masks) * (torch.rand_like(mask) < config.mask_noise)
         if config.specificity > 0:
-            foreign, foreign_logits, other = self._foreign_inputs(images, logits, classes)
-            inputs, masks = torch.cat([images, foreign]), torch.cat([masks, applied[other]])
+            foreign, foreign_logits, other, seen = self._foreign_inputs(
+                images, logits, summaries, classes
+            )
+            foreign_masks = applied[other]
+            if self.training and self.generator.sees_verdict and config.named_share > 0:
+                foreign_masks = self._named(foreign_masks, seen, logits[other])
+            inputs, masks = torch.cat([images, foreign]), torch.cat([masks, foreign_masks])
         with self._target_precision():
             gated = self.target.gated(inputs, masks).float()
 
@@ -132,9 +137,9 @@ class GeneratorTraining(lightning.LightningModule):
         return torch.where(swapped, scores.argmax(1), own)
 
     def _foreign_inputs(
-        self, images: Tensor, logits: Tensor, classes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs for the leak term, their clean logits, and whose mask (row) each of them gets.
+        self, images: Tensor, logits: Tensor, summaries: list[Tensor], classes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Inputs for the leak term, their clean logits, whose mask (row) each gets, and summaries.
 
         Input i meets the mask of a randomly chosen row of another predicted class; a share of the
         inputs is replaced by blank or noise images, on which no mask may produce a class.
@@ -149,7 +154,7 @@ class GeneratorTraining(lightning.LightningModule):
         scores.masked_fill_(classes.unsqueeze(0) == classes.unsqueeze(1), -1.0)
         best, other = scores.max(1)
         keep = best >= 0  # a batch of a single class has no foreign masks
-        foreign, reference = images[keep], logits[keep]
+        foreign, reference, seen = images[keep], logits[keep], [part[keep] for part in summaries]
         other = other[keep]
         blank = int(self.config.blank_share * len(other))
         mixed = int(self.config.mixed_share * len(other))
@@ -159,10 +164,25 @@ class GeneratorTraining(lightning.LightningModule):
             mixtures = (foreign[:mixed] + images[partners]) / 2
             made = torch.cat([mixtures, self._content_free(images, blank)])
             with self._target_precision():
-                made_logits = self.target(made).float()
+                made_logits, found = self.target.features(made, reduce=self.generator.summary)
             foreign = torch.cat([foreign[:-count], made])
-            reference = torch.cat([reference[:-count], made_logits])
-        return foreign, reference, other
+            reference = torch.cat([reference[:-count], made_logits.float()])
+            pairs = zip(seen, found, strict=True)
+            seen = [torch.cat([part[:-count], own.float()]) for part, own in pairs]
+        return foreign, reference, other, seen
+
+    def _named(self, masks: Tensor, summaries: list[Tensor], logits: Tensor) -> Tensor:
+        """The masks, a share of them from the inputs' own features and the logits of others."""
+        rows = torch.rand(len(masks), device=masks.device) < self.config.named_share
+        training = self.generator.embedders.training
+        self.generator.embedders.eval()  # statistics stay those of images
+        importance, _ = self.generator.from_summaries(
+            [part[rows] for part in summaries], logits[rows]
+        )
+        self.generator.embedders.train(training)
+        named = masks.clone()
+        named[rows] = self.generator.masks(importance)
+        return named
 
     def _content_free(self, images: Tensor, count: int) -> Tensor:
         """``count`` inputs without content: blanks, Gaussian noise, images with shuffled pixels."""

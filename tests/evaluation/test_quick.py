@@ -1,9 +1,11 @@
 """Quick figures: the same as those of evaluate, and its refusals."""
 
+import math
+
 import pytest
 import torch
 
-from pathways import GatedTarget
+from pathways import Explainer, GatedTarget, GenCNP
 from pathways.baselines import RandomPathway
 from pathways.evaluation import default_blanks, evaluate
 from pathways.evaluation.quick import QUICK, quick_figures
@@ -35,6 +37,21 @@ def test_figures_are_those_of_evaluate(granularity, batch_size):
     assert tuple(found) == QUICK
     for name, value in found.items():
         assert value == pytest.approx(wanted[name], abs=1e-12, nan_ok=True), name
+
+
+@pytest.mark.parametrize("verdict", [False, True])
+def test_generators_that_read_the_logits_have_their_control(verdict):
+    target = random_method().target
+    generator = GenCNP(target.sites, 3, width=8, start=0.0, verdict=verdict)
+    method, images = Explainer(target, generator), torch.randn(33, 2, 7, 6)
+    blanks = default_blanks(images)
+    found = quick_figures(method, images, blanks=blanks)
+    told = ("verdict_flip", "verdict_blank_hit")
+    assert tuple(found) == QUICK + (told if verdict else ())
+    wanted = evaluate(method, images, None, blanks=blanks, ranking_images=0).metrics()
+    for name in told:
+        assert found.get(name, math.nan) == pytest.approx(wanted[name], nan_ok=True)
+        assert math.isnan(wanted[name]) != verdict
 
 
 def test_refusals():

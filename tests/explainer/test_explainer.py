@@ -70,6 +70,8 @@ def test_explanation(explainer, target, images):
     assert len(e) == 7
     assert torch.equal(e.logits, target(images))
     assert torch.equal(e.predictions, target(images).argmax(1))
+    logits, features = target.features(images)
+    torch.testing.assert_close(e.importance, explainer.generator(features, logits)[0])
     assert e.importance.shape == (7, 12)
     assert torch.equal(e.pathway.mask().float(), explainer.generator.masks(e.importance))
     assert torch.equal(e.gated_logits, target.gated(images, e.pathway.gates()))

@@ -11,7 +11,7 @@ TINY = {"width": 8, "heads": 2, "min_keep": 0.05}
 
 
 def make_module(target, blanks=None, **settings):
-    return GeneratorTraining(target, TrainingConfig(generator=TINY, **settings), blanks)
+    return GeneratorTraining(target, TrainingConfig(**{"generator": TINY} | settings), blanks)
 
 
 def train(module, images, steps):
@@ -101,12 +101,22 @@ def test_leak_of_masks_that_decide(planted, monkeypatch):
     assert figures["agreement"] == 1
 
 
+def foreign_of(module, images, logits, labels):
+    """Foreign inputs, their clean logits, and whose mask each gets; summaries are of the inputs."""
+    _, summaries = module.target.features(images, reduce=module.generator.summary)
+    foreign, reference, other, seen = module._foreign_inputs(images, logits, summaries, labels)
+    _, wanted = module.target.features(foreign, reduce=module.generator.summary)
+    for found, expected in zip(seen, wanted, strict=True):
+        torch.testing.assert_close(found, expected)
+    return foreign, reference, other
+
+
 def test_foreign_inputs_meet_masks_of_other_classes(planted):
     x, labels = planted.images(50)
     module = make_module(planted.target, blank_share=0.0)
     logits = planted.target(x)
     for _ in range(5):
-        foreign, reference, other = module._foreign_inputs(x, logits, labels)
+        foreign, reference, other = foreign_of(module, x, logits, labels)
         assert torch.equal(foreign, x)
         assert torch.equal(reference, logits)
         assert (labels[other] != labels).all()
@@ -116,20 +126,20 @@ def test_foreign_inputs_meet_masks_of_other_classes(planted):
 def test_a_share_of_the_foreign_inputs_is_content_free(planted):
     x, labels = planted.images(40)
     module = make_module(planted.target, blank_share=0.25)
-    foreign, reference, other = module._foreign_inputs(x, planted.target(x), labels)
+    foreign, reference, other = foreign_of(module, x, planted.target(x), labels)
     assert len(foreign) == len(other) == 40
     changed = (foreign != x).any(1)
     assert changed.tolist() == [False] * 30 + [True] * 10
     torch.testing.assert_close(reference, planted.target(foreign))
     everything = make_module(planted.target, blank_share=1.0)
-    foreign, _, _ = everything._foreign_inputs(x, planted.target(x), labels)
+    foreign, _, _ = foreign_of(everything, x, planted.target(x), labels)
     assert (foreign != x).any(1).all()
 
 
 def test_a_share_of_the_foreign_inputs_is_mixed(planted):
     x, labels = planted.images(40)
     module = make_module(planted.target, blank_share=0.25, mixed_share=0.5)
-    foreign, reference, other = module._foreign_inputs(x, planted.target(x), labels)
+    foreign, reference, other = foreign_of(module, x, planted.target(x), labels)
     assert torch.equal(foreign[:10], x[:10])
     assert len(foreign) == len(other) == 40
     # Twice a mixture less its first half is an input of the batch.
@@ -147,14 +157,67 @@ def test_hard_negatives_are_the_second_most_likely_class(planted):
     labels = logits.argmax(1)
     second = logits.scatter(1, labels.unsqueeze(1), -torch.inf).argmax(1)
     hard = make_module(planted.target, blank_share=0.0, hard_negatives=1.0)
-    _, _, other = hard._foreign_inputs(x, logits, labels)
+    _, _, other = foreign_of(hard, x, logits, labels)
     there = torch.isin(second, labels)
     assert there.any()
     assert torch.equal(labels[other][there], second[there])
     assert (labels[other] != labels).all()
     some = make_module(planted.target, blank_share=0.0, hard_negatives=0.0)
-    _, _, other = some._foreign_inputs(x, logits, labels)
+    _, _, other = foreign_of(some, x, logits, labels)
     assert not torch.equal(labels[other][there], second[there])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_named_masks_are_of_the_inputs_own_features(planted, monkeypatch, share):
+    """Those of a share of the foreign inputs, told the class of the mask that they replace."""
+    x, _ = planted.images(40)
+    module = make_module(
+        planted.target, blank_share=0.25, named_share=share, generator=TINY | {"verdict": True}
+    )
+    calls, gated = [], []
+    read, gate = module.generator.from_summaries, module.target.gated
+
+    def record(summaries, logits):
+        calls.append((summaries, logits, module.generator.embedders.training))
+        return read(summaries, logits)
+
+    def keep(inputs, masks):
+        gated.append((inputs, masks))
+        return gate(inputs, masks)
+
+    monkeypatch.setattr(module.generator, "from_summaries", record)
+    monkeypatch.setattr(module.target, "gated", keep)
+    module.train()
+    module.objective(x, 1.0)
+    (_, logits, training), *named = calls
+    assert training and module.generator.embedders.training
+    inputs, masks = gated[0]
+    if share == 0:
+        assert not named
+        return
+    ((summaries, told, training),) = named
+    assert not training  # statistics are those of images
+    assert len(told) == 40 if share == 1 else 5 < len(told) < 35
+    classes = logits.argmax(1)
+    assert torch.isin(told.argmax(1), classes).all()
+    if share == 1:
+        seen = module.target.features(inputs[40:], reduce=module.generator.summary)[1]
+        for found, expected in zip(summaries, seen, strict=True):
+            torch.testing.assert_close(found, expected)
+        assert (told.argmax(1)[:30] != classes[:30]).all()
+        module.generator.embedders.eval()
+        expected = module.generator.masks(read(summaries, told)[0])
+        assert torch.equal(masks[40:], expected)
+
+
+def test_named_masks_change_nothing_where_logits_are_not_read(planted):
+    x, _ = planted.images(40)
+    losses = []
+    for share in (0.0, 1.0):
+        torch.manual_seed(3)
+        module = make_module(planted.target, named_share=share).train()
+        losses.append(module.objective(x, 1.0)[0])
+    assert torch.equal(*losses)
 
 
 def test_mask_noise_only_adds_neurons(planted, monkeypatch):
