@@ -28,14 +28,15 @@ from pathways.runs import Run
 from pathways.training.config import TrainingConfig
 
 SETTINGS = TrainingConfig(
-    steps=2000,
-    sparsity=3.25,
-    specificity=11.0,
+    steps=2500,
+    sparsity=3.4,
+    specificity=15.0,
     blank_share=0.35,
+    named_share=0.12,
     larger_share=0.5,
     sharpness=1.5,
     target_bfloat16=True,
-    generator=GENERATOR,
+    generator=GENERATOR | {"verdict": True},
 )
 
 

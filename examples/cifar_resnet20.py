@@ -24,10 +24,9 @@ from pathways.training.config import TrainingConfig
 
 SETTINGS = TrainingConfig(
     steps=1500,
-    sparsity=4.5,
-    specificity=7.0,
-    class_share=0.2,
-    sharpness=1.5,
+    sparsity=1.75,
+    specificity=3.25,
+    class_share=0.15,
     target_bfloat16=True,
     generator=GENERATOR,
 )

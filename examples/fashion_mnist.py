@@ -26,13 +26,14 @@ from pathways.training.data import load_images
 
 SETTINGS = TrainingConfig(
     steps=2000,
-    sparsity=2.5,
-    specificity=7.0,
+    sparsity=2.6,
+    specificity=9.0,
+    named_share=0.15,
     class_share=0.5,
     larger_share=0.5,
     sharpness=1.5,
     target_bfloat16=True,
-    generator=GENERATOR,
+    generator=GENERATOR | {"verdict": True},
 )
 
 
