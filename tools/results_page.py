@@ -51,6 +51,7 @@ SWEPT = {
     "wrong_class_flip": "flip",
     "blank_hit": "blank",
     "blank_hit_unseen": "unseen",
+    "verdict_flip": "told",
     "transfer_agreement": "transfer",
     "mdc": "mDC",
 }
@@ -228,13 +229,22 @@ def randomization_table(found: dict[str, Any]) -> str:
 
 def sweep_table(variants: list[dict[str, Any]], compared: bool) -> str:
     """Mean and standard deviation over seeds; with ``compared`` less the first variant below."""
+    # Generators that read the logits have a figure that others do not have.
+    columns = {
+        figure: head
+        for figure, head in SWEPT.items()
+        if any(figure in variant["figures"] for variant in variants)
+    }
     lines = [
-        f"| settings | {' | '.join(SWEPT.values())} |",
-        f"| --- |{' ---: |' * len(SWEPT)}",
+        f"| settings | {' | '.join(columns.values())} |",
+        f"| --- |{' ---: |' * len(columns)}",
     ]
     for index, variant in enumerate(variants):
         cells = []
-        for figure in SWEPT:
+        for figure in columns:
+            if figure not in variant["figures"]:
+                cells.append("-")
+                continue
             found = variant["figures"][figure]
             cell = spread(found["mean"], found["std"])
             if compared and index > 0 and found["difference"] is not None:

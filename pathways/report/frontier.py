@@ -67,7 +67,8 @@ def sweep_summary(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             moved = [
                 point["figures"][figure] - first[point["seed"]][figure]
                 for point in own
-                if None not in (point["figures"][figure], first[point["seed"]][figure])
+                # The first variant need not have every figure of the others.
+                if None not in (point["figures"][figure], first[point["seed"]].get(figure))
             ]
             figures[figure] = {
                 "mean": statistics.fmean(known) if known else None,

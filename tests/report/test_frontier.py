@@ -94,6 +94,11 @@ def test_missing_figures_are_left_out():
     assert alone["figures"]["wrong_class_flip"]["mean"] is None
     assert alone["figures"]["kept"]["std"] is None
     assert sweep_summary([]) == []
+    points[2]["figures"]["told"] = points[3]["figures"]["told"] = 0.25  # of the second variant only
+    first, second = sweep_summary(points)
+    assert "told" not in first["figures"]
+    assert second["figures"]["told"]["mean"] == 0.25
+    assert second["figures"]["told"]["difference"] is None
 
 
 def test_frontier_shows_means_bands_and_limits(tmp_path):

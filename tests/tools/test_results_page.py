@@ -72,6 +72,18 @@ def test_differences_are_from_the_first_variant():
     assert "(" not in results_page.sweep_table(variants, compared=False).splitlines()[3]
 
 
+def test_a_figure_that_only_some_variants_have():
+    value = {"mean": 0.5, "std": None, "difference": None}
+    figures = dict.fromkeys(results_page.SWEPT, value)
+    without = {name: entry for name, entry in figures.items() if name != "verdict_flip"}
+    variants = [{"name": "a", "figures": without}, {"name": "b", "figures": figures}]
+    heads, _, first, second = results_page.sweep_table(variants, compared=True).splitlines()
+    place = heads.split(" | ").index("told")
+    assert first.split(" | ")[place] == "-" and second.split(" | ")[place] == "0.500"
+    heads = results_page.sweep_table(variants[:1], compared=True).splitlines()[0]
+    assert "told" not in heads
+
+
 def test_a_page_without_a_place_is_refused():
     with pytest.raises(ValueError, match="must have a place <!-- metrics -->"):
         results_page.with_tables("# Results", {"metrics": "| a |"})
