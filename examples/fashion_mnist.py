@@ -26,14 +26,13 @@ from pathways.training.data import load_images
 
 SETTINGS = TrainingConfig(
     steps=2000,
-    sparsity=2.6,
-    specificity=9.0,
-    named_share=0.15,
+    sparsity=2.25,
+    specificity=6.0,
     class_share=0.5,
     larger_share=0.5,
     sharpness=1.5,
     target_bfloat16=True,
-    generator=GENERATOR | {"verdict": True},
+    generator=GENERATOR,
 )
 
 
