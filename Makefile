@@ -19,7 +19,7 @@ NETS := digits fashion_mnist cifar_resnet20 cifar_cnn
 UNITS := fashion_mnist cifar_cnn
 
 .PHONY: help demo test lint second aoti-parity cuda-gate cuda-link cpp-test gpu-check bench clean \
-	results results-page maps close-calls randomize frontier ablations $(NETS:%=run-%) $(NETS:%=compare-%) $(UNITS:%=units-%)
+	results results-page maps close-calls randomize frontier ablations logits $(NETS:%=run-%) $(NETS:%=compare-%) $(UNITS:%=units-%)
 
 help:
 	@echo "make demo       install into $(VENV) and run the demo into $(OUT)/demo"
@@ -132,7 +132,7 @@ bench: $(INSTALLED)
 
 # What docs/results.md shows. Every step goes on where it was interrupted; `make clean` starts anew.
 results: results-page
-results-page: $(NETS:%=compare-%) $(UNITS:%=units-%) maps close-calls randomize frontier ablations
+results-page: $(NETS:%=compare-%) $(UNITS:%=units-%) maps close-calls randomize frontier ablations logits
 	$(BIN)/python tools/results_page.py $(RESULTS)
 
 # Thirty gradient steps, or a hundred, for every image: the CIFAR nets take four times as long for each.
@@ -176,6 +176,9 @@ frontier: run-digits
 ablations: run-digits
 	$(BIN)/pathways frontier $(RESULTS)/digits --variants examples/ablations.json --seeds 0,1,2 --resume \
 		--out $(RESULTS)/ablations
+logits: run-cifar_cnn
+	$(BIN)/pathways frontier $(RESULTS)/cifar_cnn --variants examples/logits.json --seeds 0 --test-images 2000 --resume \
+		--out $(RESULTS)/logits
 
 clean:
 	rm -rf build dist $(OUT) pathways/lib pathways/include pathways/share pathways/_C*.so *.egg-info .coverage \

@@ -32,11 +32,11 @@ SETTINGS = TrainingConfig(
     sparsity=3.4,
     specificity=15.0,
     blank_share=0.35,
-    named_share=0.12,
+    told_share=0.12,
     larger_share=0.5,
     sharpness=1.5,
     target_bfloat16=True,
-    generator=GENERATOR | {"verdict": True},
+    generator=GENERATOR | {"reads_logits": True},
 )
 
 

@@ -129,9 +129,14 @@ class Explainer:
         Args:
             images (Tensor[N, ...]): model inputs.
             told (Tensor[N, K] or None): logits that the generator reads in place of the target's
-                own, where it reads them (``verdict``): a control
-                (:func:`pathways.evaluation.verdict_control`).
+                own, where it reads them (``reads_logits``): a control
+                (:func:`pathways.evaluation.told_control`).
+
+        Raises:
+            ValueError: ``told`` to a generator that does not read the logits.
         """
+        if told is not None and not self.generator.reads_logits:
+            raise ValueError("Explainer.importance: told is for generators that read the logits")
         logits, summaries = self.target.features(images, reduce=self.generator.summary)
         read = logits if told is None else told
         importance, _ = self.generator.from_summaries(summaries, read)

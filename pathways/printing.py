@@ -155,6 +155,7 @@ _SWEEP = {
     "wrong_class_flip": "flip",
     "blank_hit": "blank hit",
     "blank_hit_unseen": "unseen blanks",
+    "told_flip": "told",
     "transfer_agreement": "transfer",
 }
 
@@ -191,20 +192,25 @@ def show_sweep(output: Output, result: dict[str, Any]) -> None:
         show_lines=ablation,
     )
     table.add_column("variant", overflow="fold", min_width=16)
-    for heading in _SWEEP.values():
-        table.add_column(heading, justify="right", no_wrap=True)
+    # Only generators that read the logits are told something.
+    columns = [name for name in _SWEEP if any(name in entry["figures"] for entry in variants)]
+    for name in columns:
+        table.add_column(_SWEEP[name], justify="right", no_wrap=True)
     for row, entry in enumerate(variants):
         if row and entry["plain"] and not variants[row - 1]["plain"]:
             table.add_section()
         cells = []
-        for name in _SWEEP:
-            figure = entry["figures"][name]
+        for name in columns:
+            figure = entry["figures"].get(name, dict.fromkeys(_SPREAD))
             cell = _spread(figure["mean"], figure["std"], "")
-            if ablation and row:
+            if ablation and row and figure["mean"] is not None:
                 cell += "\n" + _spread(figure["difference"], figure["difference_std"], "+")
             cells.append(cell)
         table.add_row(entry["name"], *cells)
     output.show(table)
+
+
+_SPREAD = ("mean", "std", "difference", "difference_std")
 
 
 def _spread(mean: float | None, std: float | None, sign: str) -> str:

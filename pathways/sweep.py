@@ -64,9 +64,9 @@ class Point:
         baseline (str): what replaced gated-off activations, ``"zero"`` or ``"mean"``.
         granularity (str): what a neuron was, ``"channel"`` or ``"unit"``.
         fingerprint (str): of the target, with both of these.
-        figures (dict of float): by name, see ``FIGURES``; fractions, ``kl`` in nats, ``seconds`` of
-            training; NaN where a figure could not be measured (``seconds``: where the training was
-            interrupted).
+        figures (dict of float): by name, see ``FIGURES`` (and more where the generator reads the
+            logits); fractions, ``kl`` in nats, ``seconds`` of training; NaN where a figure could
+            not be measured (``seconds``: where the training was interrupted).
     """
 
     variant: str
@@ -320,7 +320,8 @@ def _figures(task: _Task) -> dict[str, Any] | None:
         return None
     found = read_json(file)
     figures = None if _difference(task, found) else found.get("figures")
-    return None if figures is None else {name: figures.get(name) for name in FIGURES}
+    # Generators that read the logits have more than these.
+    return None if figures is None else dict.fromkeys(FIGURES) | figures
 
 
 def _measured(

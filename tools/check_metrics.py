@@ -24,8 +24,8 @@ KEYS = [
     "aciou", "aciou_corrected", "between_class_iou", "transfer_agreement", "transfer_kept",
     "stability", "core_agreement", "random_agreement", "wrong_class_flip",
     "wrong_class_probability", "blank_hit", "blank_hit_unseen", "mask_swap_flip",
-    "verdict_flip", "verdict_blank_hit", "mask_probe_accuracy", "ms_per_explanation",
-    "ms_per_target_forward", "seconds_total",
+    "told_flip", "told_runner_up_flip", "told_blank_hit", "mask_probe_accuracy",
+    "ms_per_explanation", "ms_per_target_forward", "seconds_total",
 ]  # fmt: skip
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 LIMIT = re.compile(r"^(\w+)(>=|<=|>|<)(?:([\d.eE+-]+)\*)?([\w.+-]+)$")

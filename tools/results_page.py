@@ -51,10 +51,14 @@ SWEPT = {
     "wrong_class_flip": "flip",
     "blank_hit": "blank",
     "blank_hit_unseen": "unseen",
-    "verdict_flip": "told",
+    "told_flip": "told",
     "transfer_agreement": "transfer",
     "mdc": "mDC",
 }
+
+# Sweeps with a table, and those whose picture the page shows.
+SWEEPS = ("frontier", "ablations", "logits")
+DRAWN = ("frontier", "ablations")
 
 # Nets with a generator of units, and from which frequency on a unit belongs to a class pathway.
 UNITS = ("fashion_mnist", "cifar_cnn")
@@ -115,10 +119,12 @@ def collect(results: Path) -> None:
     write(KEPT / "units.json", units)
     found = json.loads((results / "digits" / "randomization.json").read_text())
     write(KEPT / "digits.randomization.json", rounded(found))
-    for name in ("frontier", "ablations"):
+    for name in SWEEPS:
         sweep = json.loads((results / name / "frontier.json").read_text())
         write(KEPT / f"{name}.json", {key: sweep[key] for key in ("seeds", "variants")})
-        shutil.copyfile(results / name / "frontier.png", ROOT / "docs" / "images" / f"{name}.png")
+        if name in DRAWN:
+            picture = ROOT / "docs" / "images" / f"{name}.png"
+            shutil.copyfile(results / name / "frontier.png", picture)
 
 
 def rounded(value: Any) -> Any:
@@ -277,9 +283,9 @@ def blocks() -> dict[str, str]:
     found["randomization"] = randomization_table(
         json.loads((KEPT / "digits.randomization.json").read_text())
     )
-    for name in ("frontier", "ablations"):
+    for name in SWEEPS:
         variants = json.loads((KEPT / f"{name}.json").read_text())["variants"]
-        found[name] = sweep_table(variants, compared=name == "ablations")
+        found[name] = sweep_table(variants, compared=name != "frontier")
     return found
 
 

@@ -136,7 +136,10 @@ def fit(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any other training setting, NAME=VALUE; VALUE is JSON."),
+        typer.Option(
+            "--set",
+            help='Any other training setting, NAME=VALUE; VALUE is JSON, as in generator={"width":128}.',
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random (0).")] = None,
     train_images: Annotated[

@@ -42,8 +42,8 @@ from pathways.evaluation.sparsity import Sparsity, SparsityMeter, complexity, sp
 from pathways.evaluation.stability import Stability, core_transfer, stability
 from pathways.evaluation.sweeps import Sweeps
 from pathways.evaluation.timing import milliseconds_per_image
+from pathways.evaluation.told import ToldControl, told_control
 from pathways.evaluation.transfer import SHOTS, Scores, TransferPoint, transfer
-from pathways.evaluation.verdict import VerdictControl, verdict_control
 
 __all__ = [
     "METRICS",
@@ -73,8 +73,8 @@ __all__ = [
     "SparsityMeter",
     "Stability",
     "Sweeps",
+    "ToldControl",
     "TransferPoint",
-    "VerdictControl",
     "WrongClass",
     "ablation_agreement",
     "blank_hit",
@@ -100,8 +100,8 @@ __all__ = [
     "sensitivity_max",
     "sparseness",
     "stability",
+    "told_control",
     "transfer",
     "unseen_blanks",
-    "verdict_control",
     "wrong_class",
 ]

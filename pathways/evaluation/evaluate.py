@@ -18,8 +18,8 @@ from pathways.evaluation.runs import Progress
 from pathways.evaluation.stability import core_transfer, stability
 from pathways.evaluation.sweeps import RANKING_IMAGES, SweepMeter
 from pathways.evaluation.timing import milliseconds_per_image
+from pathways.evaluation.told import told_control
 from pathways.evaluation.transfer import SHOTS, transfer
-from pathways.evaluation.verdict import verdict_control
 from pathways.explainer import Explanation, PathwayMethod
 
 # More wrong classes per input than this add time, not precision.
@@ -157,9 +157,8 @@ def evaluate(
     swap = leak.mask_swap_flip(target, *rows, batch_size=batch_size, seed=seed)
     agreement_at_random = leak.random_agreement(target, *rows, batch_size=batch_size, seed=seed)
     probe = mask_probe(explained.pathway, predictions, seed=seed)
-    contentless = torch.cat([blanks.cpu(), unseen.cpu()])
-    told = verdict_control(
-        explainer, images, explained.logits, contentless, batch_size=batch_size, seed=seed
+    told = told_control(
+        explainer, images, explained.logits, blanks, unseen, batch_size=batch_size, seed=seed
     )
     report("sweeps", 0, sweep_meter.seen)
     sweeps = sweep_meter.finish(images, explained, support_images, batch_size, seed)
@@ -193,8 +192,9 @@ def evaluate(
         blank_hit=blank.rate,
         blank_hit_unseen=blank_unseen.rate,
         mask_swap_flip=swap,
-        verdict_flip=told.flip,
-        verdict_blank_hit=told.blank_hit,
+        told_flip=told.flip,
+        told_runner_up_flip=told.runner_up_flip,
+        told_blank_hit=told.blank_hit,
         mask_probe_accuracy=probe.accuracy,
         insertion=gradient.insertion,
         deletion=gradient.deletion,
@@ -216,7 +216,7 @@ def evaluate(
         sweeps=sweeps,
         maps=maps,
         probe=probe,
-        verdict=told,
+        told=told,
         predictions=predictions,
         settings={
             "images": len(images),

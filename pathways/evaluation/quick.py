@@ -12,8 +12,8 @@ from pathways.evaluation import leak, metrics
 from pathways.evaluation.blanks import unseen_blanks
 from pathways.evaluation.evaluate import WRONG_CLASSES
 from pathways.evaluation.runs import gated_logits
+from pathways.evaluation.told import told_control
 from pathways.evaluation.transfer import scores
-from pathways.evaluation.verdict import verdict_control
 from pathways.explainer import PathwayMethod
 from pathways.pathway import Pathway
 
@@ -29,6 +29,8 @@ QUICK = (
     "transfer_agreement",
     "aciou_corrected",
 )
+# Besides, where a generator reads the logits.
+TOLD = ("told_flip", "told_runner_up_flip", "told_blank_hit")
 
 
 def quick_figures(
@@ -56,7 +58,7 @@ def quick_figures(
 
     Returns:
         dict of float: the figures named in ``QUICK``, fractions (``kl``: nats); NaN without data.
-            ``verdict_flip`` and ``verdict_blank_hit`` besides, where a generator reads the logits.
+            Those named in ``TOLD`` besides, where a generator reads the logits.
 
     Raises:
         ValueError: fewer than two inputs, no blanks, or a bad batch size.
@@ -96,8 +98,7 @@ def quick_figures(
     shared = classes.for_predictions(predictions[covered])
     transferred = gated_logits(target, images[covered], shared, batch_size)
     unseen = unseen_blanks(images, seed=seed)
-    contentless = torch.cat([blanks.cpu(), unseen.cpu()])
-    told = verdict_control(method, images, logits, contentless, batch_size=batch_size, seed=seed)
+    told = told_control(method, images, logits, blanks, unseen, batch_size=batch_size, seed=seed)
     figures = {
         "kept": float(size.compute()["mean"]),
         "agreement": own.agreement,
@@ -113,7 +114,8 @@ def quick_figures(
         "aciou_corrected": float(similarity.compute()["aciou_corrected"]),
     }
     if not math.isnan(told.flip):
-        figures |= {"verdict_flip": told.flip, "verdict_blank_hit": told.blank_hit}
+        values = (told.flip, told.runner_up_flip, told.blank_hit)
+        figures |= dict(zip(TOLD, values, strict=True))
     return figures
 
 

@@ -15,8 +15,8 @@ from pathways.evaluation.map_faithfulness import MapFaithfulness
 from pathways.evaluation.probe import MaskProbe
 from pathways.evaluation.stability import Stability
 from pathways.evaluation.sweeps import Sweeps
+from pathways.evaluation.told import ToldControl
 from pathways.evaluation.transfer import Scores, TransferPoint
-from pathways.evaluation.verdict import VerdictControl
 
 METRICS = (
     "target_accuracy",
@@ -54,8 +54,9 @@ METRICS = (
     "blank_hit",
     "blank_hit_unseen",
     "mask_swap_flip",
-    "verdict_flip",
-    "verdict_blank_hit",
+    "told_flip",
+    "told_runner_up_flip",
+    "told_blank_hit",
     "mask_probe_accuracy",
     "ms_per_explanation",
     "ms_per_target_forward",
@@ -106,8 +107,9 @@ class Evaluation:
             better; ``blank_hit_unseen`` is that of content-free inputs of other kinds.
         mask_swap_flip (float): inputs that take the class of another input's pathway. Lower is
             better.
-        verdict_flip (float): inputs that take another class that the generator is told; NaN where
-            it does not read the logits. Lower is better; ``verdict_blank_hit`` is that of blanks.
+        told_flip (float): inputs that take another class that the generator is told; NaN where it
+            does not read the logits. Lower is better; ``told_runner_up_flip`` is that of their
+            second class (close calls aside), ``told_blank_hit`` that of blanks.
         mask_probe_accuracy (float): predicted class read off the mask by a linear classifier.
         ms_per_explanation (float): milliseconds per input, beside ``ms_per_target_forward``.
         mdc_unnormalized (float): mean absolute drop of confidence. Lower is better.
@@ -126,7 +128,7 @@ class Evaluation:
         sweeps (Sweeps): ranking curve, sparsity, necessity, minimality, ablation values.
         maps (dict of MapFaithfulness): of pathway gradient, gated Grad-CAM and random maps.
         probe (MaskProbe): with its chance level.
-        verdict (VerdictControl): pathways of own features and the logits of others.
+        told (ToldControl): pathways of own features and the logits of others.
         predictions (Tensor[N]): predicted class of every input.
         settings (dict): sizes, seeds and machine facts of the measurement.
     """
@@ -166,8 +168,9 @@ class Evaluation:
     blank_hit: float
     blank_hit_unseen: float
     mask_swap_flip: float
-    verdict_flip: float
-    verdict_blank_hit: float
+    told_flip: float
+    told_runner_up_flip: float
+    told_blank_hit: float
     mask_probe_accuracy: float
     ms_per_explanation: float
     ms_per_target_forward: float
@@ -189,7 +192,7 @@ class Evaluation:
     sweeps: Sweeps
     maps: dict[str, MapFaithfulness]
     probe: MaskProbe
-    verdict: VerdictControl
+    told: ToldControl
     predictions: Tensor
     settings: dict[str, Any]
 
@@ -228,7 +231,7 @@ class Evaluation:
             **_plain(self.sweeps.to_json()),
             "maps": {kind: _plain(result.to_json()) for kind, result in self.maps.items()},
             "probe": _plain(vars(self.probe)),
-            "verdict": _plain(vars(self.verdict)),
+            "told": _plain(vars(self.told)),
         }
 
     def class_table(self) -> list[dict[str, Any]]:

@@ -12,8 +12,8 @@ class PathwayDistillation(nn.Module):
     Site codes are tokens of a small transformer together with a learned class query. The query's
     output is the class code g; an auxiliary head on g is distilled from the target's logits, which
     forces class content into it, and a feature-wise linear modulation by g is applied to every
-    site's code. With ``verdict`` the query also has a linear reading of the target's own logits,
-    which say who wins a close call where the codes cannot.
+    site's code. With ``reads_logits`` the query also has a linear reading of the target's own
+    logits, which say who wins a close call where the codes cannot.
 
     Args:
         num_sites (int): L.
@@ -21,7 +21,7 @@ class PathwayDistillation(nn.Module):
         num_classes (int): K, of the auxiliary head.
         layers (int): transformer encoder layers, 1 or more.
         heads (int): attention heads; divides ``width``.
-        verdict (bool): the query reads the target's logits.
+        reads_logits (bool): the query reads the target's logits.
 
     Returns of ``forward(codes, logits)``, codes ``[N, L, d]`` and the target's logits ``[N, K]``:
         modulated codes (Tensor[N, L, d]), class code g (Tensor[N, d]), auxiliary logits (Tensor[N,
@@ -44,7 +44,7 @@ class PathwayDistillation(nn.Module):
         num_classes: int,
         layers: int = 1,
         heads: int = 4,
-        verdict: bool = False,
+        reads_logits: bool = False,
     ) -> None:
         super().__init__()
         self.position = nn.Parameter(torch.randn(1, num_sites, width) * 0.02)
@@ -66,12 +66,12 @@ class PathwayDistillation(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.auxiliary = nn.Linear(width, num_classes)
         self.modulation = nn.Linear(width, 2 * width)
-        self.verdict = nn.Linear(2 * num_classes, width) if verdict else None
+        self.reading = nn.Linear(2 * num_classes, width) if reads_logits else None
 
     def forward(self, codes: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query = self.query.expand(codes.size(0), -1, -1)
-        if self.verdict is not None:
-            query = query + self.verdict(_verdict(logits).to(codes.dtype)).unsqueeze(1)
+        if self.reading is not None:
+            query = query + self.reading(_reading(logits).to(codes.dtype)).unsqueeze(1)
         tokens = torch.cat([query, codes + self.position], dim=1)
         for layer in self.encoder:
             tokens = layer(tokens)
@@ -81,7 +81,7 @@ class PathwayDistillation(nn.Module):
         return tokens[:, 1:] * (1 + scale) + shift, class_code, self.auxiliary(class_code)
 
 
-def _verdict(logits: Tensor) -> Tensor:
+def _reading(logits: Tensor) -> Tensor:
     """What the target says ``[N, 2 K]``: log-probabilities in [-2, 0] and the winner's one-hot."""
     # Finite, so that logits beyond the range of float32 are merely certain.
     probabilities = logits.float().clamp(-1e38, 1e38).log_softmax(1)

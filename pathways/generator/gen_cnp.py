@@ -45,9 +45,9 @@ class GenCNP(nn.Module):
             quantisation; ``"ste"``, the same mask with the gradient of the identity;
             ``"hard_concrete"``, random masks in [0, 1], binary in eval mode. For ablations.
         activity (bool): a neuron's score follows its own activity besides the codes. For ablations.
-        verdict (bool): the target's logits are read besides its feature maps. Pathways of close
-            calls agree more often, but a generator that knows the class could write it into the
-            mask: train with ``named_share`` and watch ``verdict_flip``.
+        reads_logits (bool): the target's logits are read besides its feature maps. Pathways of
+            close calls agree more often, but a generator that knows the class could write it into
+            the mask: train with ``told_share``, watch ``told_flip`` and ``told_runner_up_flip``.
 
     Raises:
         ValueError: a value outside its range.
@@ -80,7 +80,7 @@ class GenCNP(nn.Module):
         start: float = 1.0,
         quantizer: str = "daq",
         activity: bool = True,
-        verdict: bool = False,
+        reads_logits: bool = False,
     ) -> None:
         super().__init__()
         if len(sites) == 0:
@@ -102,6 +102,11 @@ class GenCNP(nn.Module):
             raise ValueError(
                 f"GenCNP: sigma and gamma must be positive, got sigma={sigma}, gamma={gamma}"
             )
+        if not (isinstance(activity, bool) and isinstance(reads_logits, bool)):
+            raise ValueError(
+                f"GenCNP: activity and reads_logits must be bool, "
+                f"got activity={activity!r}, reads_logits={reads_logits!r}"
+            )
         if quantizer not in QUANTIZERS:
             raise ValueError(
                 f"GenCNP: quantizer must be one of {', '.join(QUANTIZERS)}, got {quantizer!r}"
@@ -118,7 +123,7 @@ class GenCNP(nn.Module):
             "start": start,
             "quantizer": quantizer,
             "activity": activity,
-            "verdict": verdict,
+            "reads_logits": reads_logits,
         }
         self.config = config
         self.sites = sites
@@ -129,13 +134,13 @@ class GenCNP(nn.Module):
         self.quantizer = quantizer
         self.num_classes = num_classes
         self.sees_activity = activity
-        self.sees_verdict = verdict
+        self.reads_logits = reads_logits
         unit = sites.granularity == "unit"
         channels = [site.channels for site in sites]
         self.pool = 0 if unit else pool
         self.embedders = FeatureEmbedders([site.shape for site in sites], width, self.pool)
         self.distillation = PathwayDistillation(
-            len(sites), width, num_classes, layers, heads, verdict
+            len(sites), width, num_classes, layers, heads, reads_logits
         )
         self.decoders = PathwayDecoders(channels, width, unit, start)
 

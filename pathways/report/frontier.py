@@ -61,15 +61,12 @@ def sweep_summary(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         first = {p["seed"]: p["figures"] for p in points if p["variant"] == names[0]}
         settings = own[0]["settings"]
         figures = {}
-        for figure in own[0]["figures"]:
-            values = [point["figures"][figure] for point in own]
+        for figure in dict.fromkeys(key for point in own for key in point["figures"]):
+            values = [point["figures"].get(figure) for point in own]
             known = [value for value in values if value is not None]
-            moved = [
-                point["figures"][figure] - first[point["seed"]][figure]
-                for point in own
-                # The first variant need not have every figure of the others.
-                if None not in (point["figures"][figure], first[point["seed"]].get(figure))
-            ]
+            others = [first[point["seed"]].get(figure) for point in own]
+            pairs = zip(values, others, strict=True)
+            moved = [value - other for value, other in pairs if None not in (value, other)]
             figures[figure] = {
                 "mean": statistics.fmean(known) if known else None,
                 "std": statistics.stdev(known) if len(known) > 1 else None,

@@ -164,13 +164,19 @@ _ROWS: dict[str, tuple[str, str, str, str]] = {
         "lower",
         "masks decide 1",
     ),
-    "verdict_flip": (
+    "told_flip": (
         "leak controls",
         "told another class, that one wins",
         "lower",
         "masks decide 1",
     ),
-    "verdict_blank_hit": (
+    "told_runner_up_flip": (
+        "leak controls",
+        "the same, told the second class",
+        "lower",
+        "masks decide 1",
+    ),
+    "told_blank_hit": (
         "leak controls",
         "the same in content-free images",
         "lower",

@@ -39,9 +39,10 @@ class TrainingConfig:
         class_share (float): share of inputs whose KL is taken under the pathway of another input of
             the same predicted class, where the batch has one, so that pathways carry over to other
             images of the class.
-        named_share (float): for generators that read the target's logits (``verdict``): share of
-            the leak term in which the mask is made from the foreign input's own features and the
-            logits of another input, so that naming a class is not enough to decide it.
+        told_share (float): for generators that read the target's logits (``reads_logits``): share
+            of the leak term in which the mask is made from the foreign input's own features and
+            the logits of another input, so that being told a class is not enough to decide it.
+            These are not enlarged (``larger_share``).
         larger_share (float): share of the pathways that are run with more neurons than they have,
             by the same ranking, in the KL and in the leak term, so that the order of the neurons
             left out means something. Their size is random, from their own upwards.
@@ -78,7 +79,7 @@ class TrainingConfig:
     hard_negatives: float = 0.0
     mask_noise: float = 0.0
     class_share: float = 0.25
-    named_share: float = 0.5
+    told_share: float = 0.5
     larger_share: float = 0.0
     sharpness: float = 1.0
     class_similarity: float = 0.0
@@ -121,7 +122,7 @@ class TrainingConfig:
             "hard_negatives",
             "mask_noise",
             "class_share",
-            "named_share",
+            "told_share",
             "larger_share",
         ):
             if not 0 <= getattr(self, name) <= 1:

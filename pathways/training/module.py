@@ -20,10 +20,11 @@ class GeneratorTraining(lightning.LightningModule):
 
     The objective is KL(f || f_m) + sparsity (warm-up) + auxiliary distillation + specificity
     (+ similarity within classes): see ``training.losses``. In training a share of the masks is
-    larger than the generator has it (``larger_share``), and a share of the inputs is run under the
-    mask of another input of the same predicted class (``class_share``); validation has every
-    input's own as it is. Batches are ``images`` or ``(images, labels)`` of model inputs; labels
-    are not used.
+    larger than the generator has it (``larger_share``), a share of the inputs is run under the
+    mask of another input of the same predicted class (``class_share``), and generators that read
+    the logits are told those of another input in a share of the leak term (``told_share``);
+    validation has every input's own as it is. Batches are ``images`` or ``(images, labels)`` of
+    model inputs; labels are not used.
 
     Args:
         target (GatedTarget): the frozen classifier; not part of the checkpoints.
@@ -32,9 +33,9 @@ class GeneratorTraining(lightning.LightningModule):
             leak term beside noise; None uses noise alone.
 
     Logs ``kl`` (nats), ``kept`` (share of neurons), ``agreement`` (gated and clean prediction
-    equal) and ``flip`` (an input takes the class of a foreign pathway) of the masks as they are
-    applied, except ``kept``, which is the generator's own; with ``val_`` in front for validation,
-    where ``val_loss`` is the objective at full weights.
+    equal) and ``flip`` (an input takes the class of a foreign pathway, or that it was told) of the
+    masks as they are applied, except ``kept``, which is the generator's own; with ``val_`` in front
+    for validation, where ``val_loss`` is the objective at full weights.
     """
 
     def __init__(
@@ -74,12 +75,13 @@ class GeneratorTraining(lightning.LightningModule):
         if self.training and config.mask_noise > 0:
             masks = masks + (1 - masks) * (torch.rand_like(mask) < config.mask_noise)
         if config.specificity > 0:
+            told = self.training and self.generator.reads_logits and config.told_share > 0
             foreign, foreign_logits, other, seen = self._foreign_inputs(
-                images, logits, summaries, classes
+                images, logits, classes, summaries if told else []
             )
             foreign_masks = applied[other]
-            if self.training and self.generator.sees_verdict and config.named_share > 0:
-                foreign_masks = self._named(foreign_masks, seen, logits[other])
+            if told:
+                foreign_masks = self._told(foreign_masks, seen, logits[other])
             inputs, masks = torch.cat([images, foreign]), torch.cat([masks, foreign_masks])
         with self._target_precision():
             gated = self.target.gated(inputs, masks).float()
@@ -137,12 +139,13 @@ class GeneratorTraining(lightning.LightningModule):
         return torch.where(swapped, scores.argmax(1), own)
 
     def _foreign_inputs(
-        self, images: Tensor, logits: Tensor, summaries: list[Tensor], classes: Tensor
+        self, images: Tensor, logits: Tensor, classes: Tensor, summaries: list[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Inputs for the leak term, their clean logits, whose mask (row) each gets, and summaries.
+        """Inputs for the leak term, their clean logits, and whose mask (row) each of them gets.
 
         Input i meets the mask of a randomly chosen row of another predicted class; a share of the
-        inputs is replaced by blank or noise images, on which no mask may produce a class.
+        inputs is replaced by blank or noise images, on which no mask may produce a class. Given the
+        images' summaries, last come those of the inputs.
         """
         rows = len(images)
         # Random scores, with -1 for rows of the same class: the arg-maximum is a random other row.
@@ -164,25 +167,29 @@ class GeneratorTraining(lightning.LightningModule):
             mixtures = (foreign[:mixed] + images[partners]) / 2
             made = torch.cat([mixtures, self._content_free(images, blank)])
             with self._target_precision():
-                made_logits, found = self.target.features(made, reduce=self.generator.summary)
+                if seen:
+                    made_logits, found = self.target.features(made, reduce=self.generator.summary)
+                    pairs = zip(seen, found, strict=True)
+                    seen = [torch.cat([part[:-count], own.float()]) for part, own in pairs]
+                else:
+                    made_logits = self.target(made)
             foreign = torch.cat([foreign[:-count], made])
             reference = torch.cat([reference[:-count], made_logits.float()])
-            pairs = zip(seen, found, strict=True)
-            seen = [torch.cat([part[:-count], own.float()]) for part, own in pairs]
         return foreign, reference, other, seen
 
-    def _named(self, masks: Tensor, summaries: list[Tensor], logits: Tensor) -> Tensor:
-        """The masks, a share of them from the inputs' own features and the logits of others."""
-        rows = torch.rand(len(masks), device=masks.device) < self.config.named_share
+    def _told(self, masks: Tensor, summaries: list[Tensor], logits: Tensor) -> Tensor:
+        """The masks, a share of them anew from the inputs' own features and these logits."""
+        chosen = torch.rand(len(masks), device=masks.device) < self.config.told_share
+        rows = chosen.nonzero().squeeze(1)
         training = self.generator.embedders.training
         self.generator.embedders.eval()  # statistics stay those of images
         importance, _ = self.generator.from_summaries(
             [part[rows] for part in summaries], logits[rows]
         )
         self.generator.embedders.train(training)
-        named = masks.clone()
-        named[rows] = self.generator.masks(importance)
-        return named
+        told = masks.clone()
+        told[rows] = self.generator.masks(importance)
+        return told
 
     def _content_free(self, images: Tensor, count: int) -> Tensor:
         """``count`` inputs without content: blanks, Gaussian noise, images with shuffled pixels."""

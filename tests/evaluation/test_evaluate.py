@@ -22,6 +22,7 @@ from pathways.evaluation import (
     ranking_curve,
     sparseness,
 )
+from pathways.evaluation.quick import TOLD
 from pathways.evaluation.runs import gated_logits, with_baseline
 from pathways.explainer import Explainer
 from pathways.generator import GenCNP
@@ -34,9 +35,9 @@ KEYS = (
     "grad_cam_insertion_minus_deletion grad_cam_road aciou aciou_corrected "
     "between_class_iou transfer_agreement transfer_kept stability core_agreement random_agreement "
     "wrong_class_flip wrong_class_probability blank_hit blank_hit_unseen mask_swap_flip "
-    "verdict_flip verdict_blank_hit mask_probe_accuracy ms_per_explanation ms_per_target_forward"
+    "told_flip told_runner_up_flip told_blank_hit mask_probe_accuracy "
+    "ms_per_explanation ms_per_target_forward"
 )
-TOLD = {"verdict_flip", "verdict_blank_hit"}  # of generators that read the logits
 TIMES = {"ms_per_explanation", "ms_per_target_forward"}
 
 
@@ -55,10 +56,11 @@ def convolution():
     )
     images = torch.randn(60, 1, 8, 8)
     net.eval()
-    with torch.no_grad():  # balance the classes of the random network
+    with torch.no_grad():  # make the random network sure of its classes, and balance them
+        net[6].weight.mul_(20)
         net[6].bias.sub_(net(images).mean(0))
     target = GatedTarget(net, images[:1])
-    generator = GenCNP(target.sites, 5, width=16, start=0.0, verdict=True)
+    generator = GenCNP(target.sites, 5, width=16, start=0.0, reads_logits=True)
     return Explainer(target, generator), images
 
 

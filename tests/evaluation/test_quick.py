@@ -8,7 +8,7 @@ import torch
 from pathways import Explainer, GatedTarget, GenCNP
 from pathways.baselines import RandomPathway
 from pathways.evaluation import default_blanks, evaluate
-from pathways.evaluation.quick import QUICK, quick_figures
+from pathways.evaluation.quick import QUICK, TOLD, quick_figures
 
 
 def random_method(granularity="channel"):
@@ -39,19 +39,18 @@ def test_figures_are_those_of_evaluate(granularity, batch_size):
         assert value == pytest.approx(wanted[name], abs=1e-12, nan_ok=True), name
 
 
-@pytest.mark.parametrize("verdict", [False, True])
-def test_generators_that_read_the_logits_have_their_control(verdict):
+@pytest.mark.parametrize("reads", [False, True])
+def test_generators_that_read_the_logits_have_their_control(reads):
     target = random_method().target
-    generator = GenCNP(target.sites, 3, width=8, start=0.0, verdict=verdict)
+    generator = GenCNP(target.sites, 3, width=8, start=0.0, reads_logits=reads)
     method, images = Explainer(target, generator), torch.randn(33, 2, 7, 6)
     blanks = default_blanks(images)
     found = quick_figures(method, images, blanks=blanks)
-    told = ("verdict_flip", "verdict_blank_hit")
-    assert tuple(found) == QUICK + (told if verdict else ())
+    assert tuple(found) == QUICK + (TOLD if reads else ())
     wanted = evaluate(method, images, None, blanks=blanks, ranking_images=0).metrics()
-    for name in told:
+    for name in TOLD:
         assert found.get(name, math.nan) == pytest.approx(wanted[name], nan_ok=True)
-        assert math.isnan(wanted[name]) != verdict
+        assert math.isnan(wanted[name]) != reads
 
 
 def test_refusals():

@@ -78,13 +78,13 @@ def test_what_does_not_look_at_the_weights_does_not_change(images):
     assert result.agreement[0] < 1
 
 
-@pytest.mark.parametrize("verdict", [True, False])
-def test_above_all_sites_a_generator_follows_the_logits_alone(images, verdict):
+@pytest.mark.parametrize("reads", [True, False])
+def test_above_all_sites_a_generator_follows_the_logits_alone(images, reads):
     target = make_target()
     torch.manual_seed(2)
-    generator = GenCNP(target.sites, 4, width=8, verdict=verdict)
+    generator = GenCNP(target.sites, 4, width=8, reads_logits=reads)
     result = randomization(target, lambda t: Explainer(t, generator), images, stages=(1, 4))
-    assert (result.importance[0] < 1) == verdict
+    assert (result.importance[0] < 1) == reads
     assert result.importance[1] < 1
 
 

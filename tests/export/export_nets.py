@@ -348,7 +348,7 @@ def make_explainer(name, granularity="channel", **options):
 
 def explainer_of(target):
     """An explainer whose pathways are far from all or nothing and differ between inputs."""
-    generator = GenCNP(target.sites, target.num_classes, width=8, heads=2, verdict=True)
+    generator = GenCNP(target.sites, target.num_classes, width=8, heads=2, reads_logits=True)
     with torch.no_grad():
         for head in generator.decoders.heads:
             nn.init.normal_(head.project.weight)

@@ -10,7 +10,7 @@ from torch import nn
 from pathways import GatedTarget, GenCNP, Site, Sites
 from pathways.files import read_safetensors, write_safetensors
 from pathways.generator import FeatureEmbedders, PathwayDecoders, PathwayDistillation
-from pathways.generator.distiller import _verdict
+from pathways.generator.distiller import _reading
 from pathways.generator.embedder import summarize
 from pathways.generator.gen_cnp import FORMAT_VERSION
 
@@ -95,7 +95,7 @@ def test_results_in_eval_mode_do_not_depend_on_the_batch(granularity):
 
 def test_gradients_reach_all_parameters(granularity):
     sites = make_sites(SHAPES, granularity)
-    generator = GenCNP(sites, 3, width=8, layers=2, verdict=True)
+    generator = GenCNP(sites, 3, width=8, layers=2, reads_logits=True)
     importance, logits = generator(*make_run(sites, 3))
     weights = torch.randn_like(importance)
     (generator.masks(importance) * weights).sum().backward(retain_graph=True)
@@ -239,7 +239,7 @@ def test_logits_of_another_shape_are_refused(shape):
 
 def test_scripted_generator_gives_the_same(granularity):
     sites = make_sites(SHAPES, granularity)
-    generator = GenCNP(sites, 3, width=8, layers=2, min_keep=0.3, start=0.0, verdict=True)
+    generator = GenCNP(sites, 3, width=8, layers=2, min_keep=0.3, start=0.0, reads_logits=True)
     features, seen = make_run(sites, 3)
     generator(features, seen)
     generator.eval()
@@ -269,7 +269,7 @@ def target():
     return GatedTarget(Net(), torch.zeros(2, 4))
 
 
-@pytest.mark.parametrize("settings", [{}, {"verdict": True, "activity": False}])
+@pytest.mark.parametrize("settings", [{}, {"reads_logits": True, "activity": False}])
 def test_file_round_trip(tmp_path, granularity, settings):
     sites = make_sites(SHAPES, granularity)
     generator = GenCNP(
@@ -372,6 +372,8 @@ def test_incomplete_generator_files(target, tmp_path, header, tensors):
         ({"min_keep": math.nan}, r"min_keep must be in \[0, 1\], got nan"),
         ({"sigma": 0.0}, "sigma and gamma must be positive, got sigma=0.0, gamma=2.0"),
         ({"quantizer": "round"}, "quantizer must be one of daq, ste, hard_concrete, got 'round'"),
+        ({"reads_logits": "no"}, "must be bool, got activity=True, reads_logits='no'"),
+        ({"activity": 1}, "must be bool, got activity=1, reads_logits=False"),
         ({"gamma": -1.0}, "sigma and gamma must be positive, got sigma=1.0, gamma=-1.0"),
     ],
 )
@@ -531,12 +533,12 @@ def test_without_activity_only_the_codes_count(granularity):
     torch.testing.assert_close(scripted(*run)[0], without(*run)[0])
 
 
-def test_verdict_by_hand():
+def test_reading_by_hand():
     """Log-probabilities, cut at e**-10 and divided by five, and the winner's one-hot."""
-    found = _verdict(torch.tensor([[0.0, math.log(3.0), -50.0]]))
+    found = _reading(torch.tensor([[0.0, math.log(3.0), -50.0]]))
     expected = [math.log(0.25) / 5, math.log(0.75) / 5, -2.0, 0.0, 1.0, 0.0]
     torch.testing.assert_close(found, torch.tensor([expected]))
-    shifted = _verdict(torch.tensor([[100.0, 100.0 + math.log(3.0), 50.0]]))
+    shifted = _reading(torch.tensor([[100.0, 100.0 + math.log(3.0), 50.0]]))
     torch.testing.assert_close(shifted, found, rtol=0, atol=1e-5)
 
 
@@ -549,21 +551,21 @@ def test_verdict_by_hand():
 )
 def test_the_winner_is_the_targets_prediction_however_close(logits):
     assert logits.argmax(1).item() == 1
-    assert _verdict(logits)[0, 3:].tolist() == [0.0, 1.0, 0.0]
+    assert _reading(logits)[0, 3:].tolist() == [0.0, 1.0, 0.0]
 
 
-def test_verdict_in_other_precisions_and_out_of_range():
+def test_reading_in_other_precisions_and_out_of_range():
     half = torch.tensor([[0.5, 0.1, -5.0]], dtype=torch.float16)
-    assert torch.equal(_verdict(half), _verdict(half.float()))
+    assert torch.equal(_reading(half), _reading(half.float()))
     for certain in ([math.inf, 0.0, -math.inf], [3e38, -3e38, 0.0]):
-        assert _verdict(torch.tensor([certain])).tolist() == [[0.0, -2.0, -2.0, 1.0, 0.0, 0.0]]
+        assert _reading(torch.tensor([certain])).tolist() == [[0.0, -2.0, -2.0, 1.0, 0.0, 0.0]]
     double = torch.tensor([[1e300, 0.0, -1e300]], dtype=torch.float64)
-    assert _verdict(double).tolist() == [[0.0, -2.0, -2.0, 1.0, 0.0, 0.0]]
+    assert _reading(double).tolist() == [[0.0, -2.0, -2.0, 1.0, 0.0, 0.0]]
 
 
-def test_scores_follow_the_verdict_of_the_target(granularity):
+def test_scores_follow_the_logits(granularity):
     sites = make_sites([(3, 4, 4), (5,)], granularity)
-    generator = GenCNP(sites, 3, width=8, verdict=True).eval()
+    generator = GenCNP(sites, 3, width=8, reads_logits=True).eval()
     features = make_features(sites, rows=1)
 
     def scores(*logits):
@@ -574,9 +576,9 @@ def test_scores_follow_the_verdict_of_the_target(granularity):
     assert (scores(3.0, 0.0, -5.0) - close).abs().max() > 1e-3
 
 
-def test_the_verdict_is_read_by_the_class_query_alone():
+def test_logits_are_read_by_the_class_query_alone():
     """Codes of sites meet it in the attention only."""
-    distill = PathwayDistillation(2, 8, 3, layers=1, heads=2, verdict=True)
+    distill = PathwayDistillation(2, 8, 3, layers=1, heads=2, reads_logits=True)
     codes, seen = torch.randn(1, 2, 8), []
     handle = distill.encoder[0].register_forward_pre_hook(lambda _, tokens: seen.append(tokens[0]))
     distill(codes, torch.tensor([[1.0, 0.0, 0.0]]))
@@ -586,16 +588,16 @@ def test_the_verdict_is_read_by_the_class_query_alone():
     assert not torch.equal(seen[0][:, 0], seen[1][:, 0])
 
 
-def test_without_verdict_logits_do_not_count(granularity):
+def test_logits_that_are_not_read_do_not_count(granularity):
     sites = make_sites([(3, 4, 4), (5,)], granularity)
     features, logits = make_run(sites, 3)
     without = GenCNP(sites, 3, width=8).eval()
     found = without(features, logits)[0]
     assert torch.equal(found, without(features, logits.flip(1))[0])
-    with_it = GenCNP(sites, 3, width=8, verdict=True).eval()
+    with_it = GenCNP(sites, 3, width=8, reads_logits=True).eval()
     with_it.load_state_dict(without.state_dict(), strict=False)
-    nn.init.zeros_(with_it.distillation.verdict.weight)
-    nn.init.zeros_(with_it.distillation.verdict.bias)
+    nn.init.zeros_(with_it.distillation.reading.weight)
+    nn.init.zeros_(with_it.distillation.reading.bias)
     torch.testing.assert_close(with_it(features, logits)[0], found)
     for generator in (with_it, without):
         scripted = torch.jit.script(generator)(features, logits)[0]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import lightning
@@ -12,7 +13,9 @@ import pathways.pipeline as pipeline
 import pathways.sweep as sweep
 from pathways import Explainer, GenCNP
 from pathways.evaluation import evaluate
+from pathways.evaluation.quick import TOLD
 from pathways.loading import gate
+from pathways.report import sweep_summary
 from pathways.runs import Run, preprocess
 from pathways.sweep import FIGURES, Variant, run_sweep, unfinished
 
@@ -90,6 +93,24 @@ def test_figures_are_those_of_evaluate(started, tmp_path):
     wanted = pipeline.measure(Explainer(run.target, generator), run.preprocessing, images).metrics()
     for name in set(FIGURES) - {"seconds"}:
         assert point.figures[name] == pytest.approx(wanted[name], abs=1e-12), name
+
+
+def test_points_of_generators_that_read_the_logits(started, tmp_path):
+    """Their figures are kept when points are read again, whichever of them."""
+    run, config, images = started
+    settings = {"generator": {**config.generator, "reads_logits": True}}
+    variants = [FULL, Variant("told", settings)]
+    seeds, swept = [0, 1], {"images": images}
+    first = run_sweep(run, config, variants, seeds, tmp_path, **swept)
+    shutil.rmtree(tmp_path / "told" / "seed_0")
+    again = run_sweep(run, config, variants, seeds, tmp_path, resume=True, **swept)
+    for points in (first, again):
+        plain, told = sweep_summary([point.to_json() for point in points])
+        assert set(told["figures"]) - set(plain["figures"]) == set(TOLD)
+        assert len(told["figures"]["told_flip"]["values"]) == 2
+        assert told["figures"]["told_flip"]["difference"] is None
+    flips = [[p.figures["told_flip"] for p in points[2:]] for points in (first, again)]
+    assert flips[0] == pytest.approx(flips[1], nan_ok=True)
 
 
 def test_equal_seeds_give_equal_points(started, tmp_path):
