@@ -138,7 +138,7 @@ def fit(
         list[str] | None,
         typer.Option(
             "--set",
-            help='Any other training setting, NAME=VALUE; VALUE is JSON, as in generator={"width":128}.',
+            help='Any other setting, NAME=VALUE; VALUE is JSON, as in generator={"width":128}.',
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random (0).")] = None,

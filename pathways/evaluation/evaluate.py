@@ -46,7 +46,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure a pathway method on a data set.
 
-    Figures of single inputs (agreement, KL, mIC, mDC, kept, acIOU, mask swap, mask probe, random)
+    Figures of single inputs (agreement, KL, mIC, mDC, kept, acIOU, mask swap, told, probe, random)
     use ``images``. Figures of class pathways (transfer, wrong class, blanks) build them from the
     support inputs only and measure on the query inputs only: with ``support``, all of ``images``
     are query; without, the first half of ``images`` is support and the rest query, so shuffle
