@@ -52,6 +52,8 @@ SWEPT = {
     "blank_hit": "blank",
     "blank_hit_unseen": "unseen",
     "told_flip": "told",
+    "told_runner_up_flip": "told second",
+    "told_blank_hit": "told blank",
     "transfer_agreement": "transfer",
     "mdc": "mDC",
 }
