@@ -55,6 +55,8 @@ def show_metrics(
     columns = [metric_rows(values, num_classes, needed) for values in metrics.values()]
     group = ""
     for rows in zip(*columns, strict=True):
+        if all(math.isnan(row.value) for row in rows):
+            continue  # not of these methods, or not of these data
         if rows[0].group != group:
             group = rows[0].group
             table.add_section()
