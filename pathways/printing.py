@@ -203,16 +203,16 @@ def show_sweep(output: Output, result: dict[str, Any]) -> None:
             table.add_section()
         cells = []
         for name in columns:
-            figure = entry["figures"].get(name, dict.fromkeys(_SPREAD))
+            if name not in entry["figures"]:
+                cells.append("-")
+                continue
+            figure = entry["figures"][name]
             cell = _spread(figure["mean"], figure["std"], "")
-            if ablation and row and figure["mean"] is not None:
+            if ablation and row:
                 cell += "\n" + _spread(figure["difference"], figure["difference_std"], "+")
             cells.append(cell)
         table.add_row(entry["name"], *cells)
     output.show(table)
-
-
-_SPREAD = ("mean", "std", "difference", "difference_std")
 
 
 def _spread(mean: float | None, std: float | None, sign: str) -> str:

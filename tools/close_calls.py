@@ -14,17 +14,10 @@ import torch
 from torch import Tensor
 
 from pathways.baselines.registry import BaselineContext, make_sizes
+from pathways.evaluation.told import CLOSE, margins
 from pathways.measuring import shuffled_test
 from pathways.options import baseline_names, shares
 from pathways.runs import Run, preprocess, write_json
-
-CLOSE = 0.1  # difference of the two highest probabilities
-
-
-def margins(logits: Tensor) -> Tensor:
-    """Difference of the two highest probabilities of each row ``[N, K]``."""
-    first, second = logits.softmax(1).topk(2, dim=1)[0].unbind(1)
-    return first - second
 
 
 def measured(run: Run, names: list[str], kept: list[float], images: int) -> dict[str, Any]:

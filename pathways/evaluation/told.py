@@ -44,6 +44,12 @@ class ToldControl:
     chance: float
 
 
+def margins(logits: Tensor) -> Tensor:
+    """Difference of the two highest probabilities of each row ``[N, K]``, K at least 2."""
+    first, second = logits.softmax(1).topk(2, dim=1)[0].unbind(1)
+    return first - second
+
+
 @torch.no_grad()
 def told_control(
     method: PathwayMethod,
@@ -85,8 +91,7 @@ def told_control(
     found, kept = _told(method, images, rows, logits[partners], batch_size)
     runner_up = nothing
     if logits.shape[1] > 1:
-        first, second = logits.softmax(1).topk(2, dim=1)[0].unbind(1)
-        clear = (first - second >= CLOSE).nonzero().squeeze(1)
+        clear = (margins(logits) >= CLOSE).nonzero().squeeze(1)
         values, classes = logits[clear].topk(2, dim=1)
         exchanged = logits[clear].scatter(1, classes, values.flip(1))
         runner_up = _share(_told(method, images, clear, exchanged, batch_size)[0] == classes[:, 1])
