@@ -37,6 +37,7 @@ DATA_HELP = (
     "digits, fashion-mnist[:DIR], imagefolder:DIR, torchvision:NAME[:DIR], npz:FILE, "
     "module:factory or file.py:factory."
 )
+OtherData = Annotated[str | None, typer.Option(help=f"Other data than the run's: {DATA_HELP}")]
 TARGET_HELP = "file.py:factory, module:factory, torchvision:NAME, timm:NAME or FILE.pt2."
 
 

@@ -26,6 +26,10 @@ from pathways.freezing import eager_module, frozen, in_checkpoint
 from pathways.sites import Selector, Site, Sites
 
 
+class NoGradientError(RuntimeError):
+    """The model runs a site in a way that lets no gradient reach its gate."""
+
+
 class GatedTarget:
     """A classifier to explain: clean runs, recorded feature maps, and gated runs.
 
@@ -54,7 +58,7 @@ class GatedTarget:
         TypeError: not an ``nn.Module``, or a scripted or compiled module.
         ValueError: no activation found, the selector matches nothing, or lazy parameters.
         RuntimeError: a run's activations differ from those found with ``example_input``, or no
-            gradient can reach a gate.
+            gradient can reach a gate (``NoGradientError``).
 
     Source: the idea of gating is arXiv:2309.09887's; what counts as a site is our choice.
 
@@ -380,7 +384,7 @@ class GatedTarget:
                     observe(site, output)
                 return output
             if recording and (not torch.is_grad_enabled() or in_checkpoint()):
-                raise RuntimeError(
+                raise NoGradientError(
                     f"GatedTarget: no gradient can reach the gate of site {self.sites[site].key}, "
                     "the model runs it under torch.no_grad or with gradient checkpointing, which "
                     "would run it again without its gate; switch that off in the model"

@@ -11,10 +11,10 @@ from pathways import options
 from pathways.baselines.registry import BASELINES
 from pathways.console import command
 from pathways.options import (
-    DATA_HELP,
     BatchSize,
     Device,
     Json,
+    OtherData,
     Overwrite,
     Resume,
     RunFolder,
@@ -24,9 +24,7 @@ from pathways.options import (
 
 def evaluate(
     run_folder: RunFolder,
-    data: Annotated[
-        str | None, typer.Option(help=f"Other data than the run's: {DATA_HELP}")
-    ] = None,
+    data: OtherData = None,
     baselines: Annotated[
         str,
         typer.Option(
@@ -166,9 +164,7 @@ def frontier(
     jobs: Annotated[
         int, typer.Option(min=1, help="Trainings at a time, each with one thread.")
     ] = 1,
-    data: Annotated[
-        str | None, typer.Option(help=f"Other data than the run's: {DATA_HELP}")
-    ] = None,
+    data: OtherData = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; default is RUN/frontier.")
     ] = None,
@@ -242,9 +238,7 @@ def randomize(
     baselines: Annotated[
         str, typer.Option(help="Baselines to check as well, separated by commas.")
     ] = "",
-    data: Annotated[
-        str | None, typer.Option(help=f"Other data than the run's: {DATA_HELP}")
-    ] = None,
+    data: OtherData = None,
     test_images: Annotated[int, typer.Option(min=1, help="Test images to explain.")] = 64,
     batch_size: BatchSize = 64,
     seed: Seed = 0,

@@ -14,7 +14,7 @@ from pathways.evaluation.blanks import default_blanks, unseen_blanks
 from pathways.evaluation.map_faithfulness import MAP_IMAGES, map_faithfulness
 from pathways.evaluation.probe import mask_probe
 from pathways.evaluation.result import Evaluation
-from pathways.evaluation.runs import Progress
+from pathways.evaluation.runs import Progress, explain_batches
 from pathways.evaluation.stability import core_transfer, stability
 from pathways.evaluation.sweeps import RANKING_IMAGES, SweepMeter
 from pathways.evaluation.timing import milliseconds_per_image
@@ -270,24 +270,14 @@ def _explain(
     stage: str,
     sweep_meter: SweepMeter | None = None,
 ) -> Explanation:
-    """Explanation of every input on the CPU, without the importance (it is D floats per input)."""
-    parts = []
     report(stage, 0, len(images))
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size].to(explainer.target.device)
-        part = explainer(batch)
-        if sweep_meter is not None:
-            sweep_meter.update(batch, part)
-        parts.append(
-            Explanation(
-                part.logits.detach().cpu(),
-                part.gated_logits.detach().cpu(),
-                part.logits.new_zeros(len(part.logits), 0).cpu(),
-                part.pathway.to("cpu"),
-            )
-        )
-        report(stage, min(start + batch_size, len(images)), len(images))
-    return Explanation.cat(parts)
+    return explain_batches(
+        explainer,
+        images,
+        batch_size,
+        explained=None if sweep_meter is None else sweep_meter.update,
+        progress=lambda done: report(stage, done, len(images)),
+    )
 
 
 def _rows(explained: Explanation, rows: slice) -> Explanation:

@@ -15,7 +15,7 @@ from pathways.evaluation.road import Road, road
 from pathways.explainer import Explanation, PathwayMethod
 from pathways.maps import collapse_gradient, grad_cam, pathway_gradient
 from pathways.pathway import Pathway
-from pathways.target import GatedTarget
+from pathways.target import GatedTarget, NoGradientError
 
 MAP_IMAGES = 64
 """Inputs that :func:`map_faithfulness` measures unless it is told how many."""
@@ -139,7 +139,7 @@ def map_faithfulness(
 
     Example:
         >>> from pathways.baselines import NeuronMCT
-        >>> from pathways.target import GatedTarget
+        >>> from pathways.target import GatedTarget, NoGradientError
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(),
         ...                           torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
         >>> target = GatedTarget(net, torch.zeros(1, 1, 8, 8))
@@ -231,5 +231,5 @@ def _differentiable(target: GatedTarget, image: Tensor) -> bool:
         gates = torch.ones(1, target.sites.num_neurons, device=image.device)
         try:
             return target.gated(image, gates).requires_grad
-        except RuntimeError:  # the model switches gradients off around a site
+        except NoGradientError:
             return False

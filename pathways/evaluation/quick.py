@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from pathways.class_pathways import ClassPathways
 from pathways.evaluation import leak, metrics
 from pathways.evaluation.blanks import unseen_blanks
 from pathways.evaluation.evaluate import WRONG_CLASSES
-from pathways.evaluation.runs import gated_logits
+from pathways.evaluation.runs import explain_batches, gated_logits
 from pathways.evaluation.told import told_control
 from pathways.evaluation.transfer import scores
 from pathways.explainer import PathwayMethod
-from pathways.pathway import Pathway
 
 QUICK = (
     "kept",
@@ -70,8 +68,9 @@ def quick_figures(
     if batch_size < 1:
         raise ValueError(f"quick_figures: batch_size must be at least 1, got {batch_size}")
     target = method.target
-    logits, gated, pathway = _explained(method, images, batch_size)
-    predictions = logits.argmax(1)
+    explained = explain_batches(method, images, batch_size)
+    logits, gated, pathway = explained.logits, explained.gated_logits, explained.pathway
+    predictions = explained.predictions
     own = scores(logits, gated, pathway)
     divergence = metrics.PathwayKL()
     divergence.update(logits, gated)
@@ -117,16 +116,3 @@ def quick_figures(
         values = (told.flip, told.runner_up_flip, told.blank_hit)
         figures |= dict(zip(TOLD, values, strict=True))
     return figures
-
-
-def _explained(
-    method: PathwayMethod, images: Tensor, batch_size: int
-) -> tuple[Tensor, Tensor, Pathway]:
-    """Clean logits, gated logits and pathway of every input, on the CPU."""
-    logits, gated, pathways = [], [], []
-    for batch in images.split(batch_size):
-        part = method(batch.to(method.target.device))
-        logits.append(part.logits.detach().cpu())
-        gated.append(part.gated_logits.detach().cpu())
-        pathways.append(part.pathway.to("cpu"))
-    return torch.cat(logits), torch.cat(gated), Pathway.cat(pathways)

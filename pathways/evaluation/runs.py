@@ -8,11 +8,54 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from pathways.explainer import Explanation, PathwayMethod
 from pathways.pathway import Pathway
 from pathways.target import GatedTarget
 
 # Called with (what is being done, inputs done, inputs in all).
 Progress = Callable[[str, int, int], None]
+
+
+def explain_batches(
+    method: PathwayMethod,
+    images: Tensor,
+    batch_size: int = 64,
+    *,
+    explained: Callable[[Tensor, Explanation], None] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Explanation:
+    """Explanation of every input on the CPU, without the importance (it is D floats per input).
+
+    Args:
+        method (PathwayMethod): explainer or baseline.
+        images (Tensor[N, ...]): model inputs, N >= 1; on any device, moved batch by batch.
+        batch_size (int): at least 1.
+        explained (callable or None): called with every batch, on the target's device, and its whole
+            explanation.
+        progress (callable or None): called with the number of inputs done.
+
+    Raises:
+        ValueError: no inputs, or a batch size below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"explain_batches: batch_size must be at least 1, got {batch_size}")
+    parts = []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size].to(method.target.device)
+        part = method(batch)
+        if explained is not None:
+            explained(batch, part)
+        parts.append(
+            Explanation(
+                part.logits.detach().cpu(),
+                part.gated_logits.detach().cpu(),
+                part.logits.new_zeros(len(part.logits), 0).cpu(),
+                part.pathway.to("cpu"),
+            )
+        )
+        if progress is not None:
+            progress(start + len(batch))
+    return Explanation.cat(parts)
 
 
 @torch.no_grad()

@@ -196,6 +196,19 @@ def test_no_gradient_leaves_only_the_control(images):
         assert results["random"].images == 5
 
 
+def test_other_errors_of_the_model_are_not_taken_for_a_missing_gradient(images):
+    class Breaking(nn.Sequential):
+        def forward(self, x):
+            if x.requires_grad:
+                raise RuntimeError("out of memory")
+            return super().forward(x)
+
+    net = Breaking(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    method = Fixed(GatedTarget(net, images), torch.ones(1, 4))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        map_faithfulness(method, images)
+
+
 def is_empty(result):
     figures = (result.insertion, result.deletion, result.road, result.road_accuracy)
     nothing = all(map(math.isnan, (*figures, result.insertion_minus_deletion)))
