@@ -22,8 +22,8 @@ from whole_job import GENERATOR, whole_job
 from pathways.console import command
 from pathways.loading import save_weights
 from pathways.models import cifar_cnn
-from pathways.pipeline import MEAN_IMAGES
 from pathways.preprocessing import Preprocessing
+from pathways.run_training import MEAN_IMAGES
 from pathways.runs import Run
 from pathways.training.config import TrainingConfig
 

@@ -17,8 +17,8 @@ import typer
 from whole_job import GENERATOR, whole_job
 
 from pathways.console import command
-from pathways.pipeline import MEAN_IMAGES
 from pathways.preprocessing import Preprocessing
+from pathways.run_training import MEAN_IMAGES
 from pathways.runs import Run
 from pathways.training.config import TrainingConfig
 

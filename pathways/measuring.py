@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -152,6 +152,22 @@ def method_names(baselines: Sequence[str], kept: Sequence[float]) -> list[str]:
     """
     sizes = ["", *(f"@{share:g}" for share in kept)]
     return [name + size for name in baselines for size in sizes]
+
+
+def method_report(evaluation: Evaluation) -> dict[str, Any]:
+    """What ``evaluation.json`` has of one method; JSON-able."""
+    return {"metrics": json_metrics(evaluation.metrics()), **evaluation.details()}
+
+
+def metrics_of(report: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics of a :func:`method_report`, NaN where a figure could not be measured."""
+    values = report["metrics"].items()
+    return {name: math.nan if value is None else value for name, value in values}
+
+
+def json_metrics(metrics: dict[str, float]) -> dict[str, float | None]:
+    """Metrics as JSON has them: None where a figure could not be measured."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def check_randomization(

@@ -24,8 +24,7 @@ class PartialEvaluation:
         overwrite (bool): start anew in the place of what is there.
 
     Attributes:
-        methods (dict): report (:func:`pathways.pipeline.method_report`) of every measured method by
-            name.
+        methods (dict): by name, :func:`pathways.measuring.method_report` of every measured method.
 
     Raises:
         FileExistsError: something is there, with neither ``resume`` nor ``overwrite``.

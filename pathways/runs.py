@@ -30,9 +30,11 @@ GENERATOR = "generator.safetensors"
 CHECKPOINT = "last.ckpt"
 TRAINING = "training.json"
 CLASS_PATHWAYS = "class_pathways.safetensors"
+METRICS = "metrics.json"
 EVALUATION = "evaluation.json"
 PARTIAL_EVALUATION = "evaluation.partial.json"
 RANDOMIZATION = "randomization.json"
+EXPLAINER = "explainer.pt"
 BASELINE = "baseline.safetensors"
 BASELINES = ("zero", "mean")
 

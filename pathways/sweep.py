@@ -19,8 +19,8 @@ from pathways.evaluation.runs import with_baseline
 from pathways.generator.gen_cnp import FORMAT_VERSION as GENERATOR_FORMAT
 from pathways.generator.gen_cnp import GenCNP
 from pathways.loading import gate
-from pathways.measuring import Progress, shuffled_test
-from pathways.pipeline import MEAN_IMAGES, json_metrics, train
+from pathways.measuring import Progress, json_metrics, shuffled_test
+from pathways.run_training import MEAN_IMAGES, train
 from pathways.runs import (
     CHECKPOINT,
     GENERATOR,

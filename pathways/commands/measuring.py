@@ -74,9 +74,9 @@ def evaluate(
     """Measure a run: faithfulness, class pathways, transfer, and the leak controls beside them."""
     with command(as_json) as output:
         from pathways.evaluation import Evaluation
-        from pathways.measuring import evaluate_methods, method_names
+        from pathways.measuring import evaluate_methods, method_names, method_report, metrics_of
         from pathways.partial import PartialEvaluation, settings_of
-        from pathways.pipeline import method_report, metrics_of, save_evaluation
+        from pathways.pipeline import save_evaluation
         from pathways.printing import show_metrics
         from pathways.runs import Run
 
@@ -180,9 +180,9 @@ def frontier(
     with command(as_json) as output:
         from dataclasses import replace
 
-        from pathways.pipeline import load_training
         from pathways.printing import show_sweep
         from pathways.report import save_sweep
+        from pathways.run_training import load_training
         from pathways.sweep import read_variants, run_sweep, sparsity_variants, unfinished
         from pathways.sweep_jobs import train_in_processes
 

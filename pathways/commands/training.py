@@ -42,7 +42,7 @@ def demo(
     """
     with command(as_json) as output:
         from pathways.demo import NEEDED, run_demo
-        from pathways.pipeline import json_metrics
+        from pathways.measuring import json_metrics
         from pathways.printing import show_files, show_metrics
 
         output.interrupted = f"interrupted; go on with: pathways demo --out {out} --resume"
@@ -155,7 +155,7 @@ def fit(
     A run goes on with `pathways fit --out RUN --resume`, which needs no other option.
     """
     with command(as_json) as output:
-        from pathways.pipeline import load_training, start_training, train
+        from pathways.run_training import load_training, start_training, train
 
         given = {
             "--target": target, "--data": data, "--weights": weights, "--mean": mean, "--std": std,

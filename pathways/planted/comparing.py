@@ -234,7 +234,7 @@ def _trained(
     name: str,
     progress: Progress | None,
 ) -> Explainer:
-    from pathways.pipeline import TrainingProgress
+    from pathways.run_training import TrainingProgress
     from pathways.training import fit
 
     def report(stage: str, done: int, total: int) -> None:

@@ -13,7 +13,7 @@ import lightning
 import pytest
 import torch
 
-import pathways.pipeline as pipeline
+import pathways.run_training as run_training
 from pathways.console import sentence
 from pathways.runs import Run
 
@@ -332,13 +332,13 @@ class _PressesCtrlC(lightning.Callback):
 
 def interrupted_at(monkeypatch, step):
     """From now on somebody presses ctrl-C at a training step."""
-    fit = pipeline.fit
+    fit = run_training.fit
 
     def impatient(*arguments, **settings):
         settings["callbacks"] = [*settings["callbacks"], _PressesCtrlC(step)]
         return fit(*arguments, **settings)
 
-    monkeypatch.setattr(pipeline, "fit", impatient)
+    monkeypatch.setattr(run_training, "fit", impatient)
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(trained, tmp_path, monkeypatch):
@@ -372,7 +372,7 @@ def test_ctrl_c_before_the_first_checkpoint_starts_again(trained, tmp_path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "fit", never)
+        patch.setattr(run_training, "fit", never)
         assert trained.call(*trained.fit_arguments(out, 3)).exit_code == 130
     assert trained.call("fit", "--out", out, "--resume").exit_code == 0
     assert (out / "generator.safetensors").is_file()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from toy_project import make_project
 
-from pathways.pipeline import load_training
+from pathways.run_training import load_training
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,13 @@ import lightning
 import pytest
 import torch
 
-import pathways.pipeline as pipeline
+import pathways.run_training as run_training
 import pathways.sweep as sweep
 from pathways import Explainer, GenCNP
 from pathways.evaluation import evaluate
 from pathways.evaluation.quick import TOLD
 from pathways.loading import gate
+from pathways.measuring import measure
 from pathways.report import sweep_summary
 from pathways.runs import Run, preprocess
 from pathways.sweep import FIGURES, Variant, run_sweep, unfinished
@@ -26,8 +27,8 @@ class Trainings(lightning.Callback):
     """Counts trainings and their steps, and may interrupt one at a step."""
 
     def __init__(self, monkeypatch):
-        self.count, self.steps, self.stop_at, self.fit = 0, 0, None, pipeline.fit
-        monkeypatch.setattr(pipeline, "fit", self.counted)
+        self.count, self.steps, self.stop_at, self.fit = 0, 0, None, run_training.fit
+        monkeypatch.setattr(run_training, "fit", self.counted)
 
     def counted(self, *arguments, **settings):
         self.count += 1
@@ -90,7 +91,7 @@ def test_figures_are_those_of_evaluate(started, tmp_path):
     run, config, images = started
     (point,) = run_sweep(run, config, [FULL], [1], tmp_path, images=images)
     generator = GenCNP.load(tmp_path / "full" / "seed_1" / "generator.safetensors", run.target)
-    wanted = pipeline.measure(Explainer(run.target, generator), run.preprocessing, images).metrics()
+    wanted = measure(Explainer(run.target, generator), run.preprocessing, images).metrics()
     for name in set(FIGURES) - {"seconds"}:
         assert point.figures[name] == pytest.approx(wanted[name], abs=1e-12), name
 
