@@ -17,9 +17,11 @@ SOURCES := pyproject.toml setup.py version.txt CMakeLists.txt $(shell find csrc 
 RESULTS := $(OUT)/results
 NETS := digits fashion_mnist cifar_resnet20 cifar_cnn
 UNITS := fashion_mnist cifar_cnn
+PLANTED := planted planted_quarter planted_long planted_defaults
 
 .PHONY: help demo test lint second aoti-parity cuda-gate cuda-link cpp-test gpu-check bench clean \
-	results results-page maps close-calls randomize frontier ablations logits $(NETS:%=run-%) $(NETS:%=compare-%) $(UNITS:%=units-%)
+	results results-page maps close-calls randomize frontier ablations logits $(PLANTED) \
+	$(NETS:%=run-%) $(NETS:%=compare-%) $(UNITS:%=units-%)
 
 help:
 	@echo "make demo       install into $(VENV) and run the demo into $(OUT)/demo"
@@ -34,8 +36,8 @@ help:
 	@echo "                Debian: nlohmann-json3-dev libcli11-dev libpng-dev libjpeg-dev"
 	@echo "make cuda-link  build with CUDA and load it in both environments (needs nvcc, no GPU)"
 	@echo "make gpu-check  on a machine with a GPU: build, CUDA tests, compute-sanitizer, times; GPU_CHECK_ARGS=--help"
-	@echo "make results    train, measure and compare on four nets, sweep, ablate; rewrite docs/results (-j2 on two"
-	@echo "                cores; needs the data that docs/results.md names)"
+	@echo "make results    train, measure and compare on four nets, sweep, ablate, plant; rewrite docs/results (-j2 on"
+	@echo "                two cores; needs the data that docs/results.md names)"
 	@echo "make clean      remove what was built and made; the environments stay"
 
 # The build is not isolated: it uses the torch that is installed here.
@@ -132,7 +134,7 @@ bench: $(INSTALLED)
 
 # What docs/results.md shows. Every step goes on where it was interrupted; `make clean` starts anew.
 results: results-page
-results-page: $(NETS:%=compare-%) $(UNITS:%=units-%) maps close-calls randomize frontier ablations logits
+results-page: $(NETS:%=compare-%) $(UNITS:%=units-%) maps close-calls randomize frontier ablations logits $(PLANTED)
 	$(BIN)/python tools/results_page.py $(RESULTS)
 
 # Thirty gradient steps, or a hundred, for every image: the CIFAR nets take four times as long for each.
@@ -179,6 +181,14 @@ ablations: run-digits
 logits: run-cifar_cnn
 	$(BIN)/pathways frontier $(RESULTS)/cifar_cnn --variants examples/logits.json --seeds 0 --test-images 2000 --resume \
 		--out $(RESULTS)/logits
+# Nets with known circuits: at the circuit's size and at a quarter of the channels, with more steps and other settings.
+OPTIONS_planted_quarter := --kept 0.25 --methods greedy,intgrad,mct,dgr,effective,topk,random
+OPTIONS_planted_long := --methods generator --steps 3000
+OPTIONS_planted_defaults := --methods generator --set batch_size=64 --set learning_rate=0.002 --set sparsity=1 \
+	--set sparsity_warmup=0.2 --set specificity=2
+$(PLANTED): $(INSTALLED)
+	test -f $(RESULTS)/$@/planted.json || \
+		$(BIN)/pathways planted --seed 3 --seeds 3 $(OPTIONS_$@) --out $(RESULTS)/$@
 
 clean:
 	rm -rf build dist $(OUT) pathways/lib pathways/include pathways/share pathways/_C*.so *.egg-info .coverage \

@@ -1,4 +1,4 @@
-"""Collect what `make results` made into docs/results and write its tables into docs/results.md.
+"""Collect what `make results` made into docs/results and write its tables into the pages of docs.
 
 python tools/results_page.py out/results    (--page: only the tables, from docs/results as it is)
 """
@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from metrics_table import table
+from planted_table import figures_table, roles_table
 
 from pathways.report.tables import RANDOMIZED
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
+PLANTED_PAGE = ROOT / "docs" / "planted.md"
 KEPT = ROOT / "docs" / "results"
+IMAGES = ROOT / "docs" / "images"
 NETS = ("digits", "fashion_mnist", "cifar_resnet20", "cifar_cnn")
 # Those with a control of their maps, and whose pathways these are made with.
 MAPS = ("digits", "fashion_mnist")
@@ -61,6 +64,9 @@ SWEPT = {
 # Sweeps with a table, and those whose picture the page shows.
 SWEEPS = ("frontier", "ablations", "logits")
 DRAWN = ("frontier", "ablations")
+
+# Comparisons on nets with known circuits; the first has the picture and a table of roles.
+PLANTED = ("planted", "planted_quarter", "planted_long", "planted_defaults")
 
 # Nets with a generator of units, and from which frequency on a unit belongs to a class pathway.
 UNITS = ("fashion_mnist", "cifar_cnn")
@@ -125,8 +131,10 @@ def collect(results: Path) -> None:
         sweep = json.loads((results / name / "frontier.json").read_text())
         write(KEPT / f"{name}.json", {key: sweep[key] for key in ("seeds", "variants")})
         if name in DRAWN:
-            picture = ROOT / "docs" / "images" / f"{name}.png"
-            shutil.copyfile(results / name / "frontier.png", picture)
+            shutil.copyfile(results / name / "frontier.png", IMAGES / f"{name}.png")
+    for name in PLANTED:
+        shutil.copyfile(results / name / "planted.json", KEPT / f"{name}.json")
+    shutil.copyfile(results / PLANTED[0] / "planted.png", IMAGES / "planted.png")
 
 
 def rounded(value: Any) -> Any:
@@ -269,7 +277,7 @@ def spread(mean: float | None, deviation: float | None) -> str:
 
 
 def blocks() -> dict[str, str]:
-    """The tables by the name of their place in the page."""
+    """The tables of the results by the name of their place in the page."""
     nets = {net: json.loads((KEPT / f"{net}.compare.json").read_text()) for net in NETS}
     found = {
         "metrics": table([KEPT / f"{net}.metrics.json" for net in NETS], 10),
@@ -291,12 +299,19 @@ def blocks() -> dict[str, str]:
     return found
 
 
+def planted_blocks() -> dict[str, str]:
+    """The same of the page about nets with known circuits."""
+    found = {name: json.loads((KEPT / f"{name}.json").read_text()) for name in PLANTED}
+    roles = {"planted roles": roles_table(found[PLANTED[0]])}
+    return {name: figures_table(result) for name, result in found.items()} | roles
+
+
 def with_tables(page: str, tables: dict[str, str]) -> str:
     """The page with the lines between ``<!-- NAME -->`` and ``<!-- end -->`` replaced."""
     for name, lines in tables.items():
         pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
         if not pattern.search(page):
-            raise ValueError(f"{PAGE} must have a place <!-- {name} --> ... <!-- end -->")
+            raise ValueError(f"the page must have a place <!-- {name} --> ... <!-- end -->")
         page = pattern.sub(lambda match, lines=lines: match[1] + lines + "\n" + match[2], page)
     return page
 
@@ -310,4 +325,5 @@ if __name__ == "__main__":
         if arguments.results is None:
             parser.error("name the folder of the results, or give --page")
         collect(arguments.results)
-    PAGE.write_text(with_tables(PAGE.read_text(), blocks()))
+    for page, tables in ((PAGE, blocks()), (PLANTED_PAGE, planted_blocks())):
+        page.write_text(with_tables(page.read_text(), tables))

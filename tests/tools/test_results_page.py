@@ -1,4 +1,4 @@
-"""docs/results.md shows what is in docs/results, and says nothing that is not."""
+"""docs/results.md and docs/planted.md show what is in docs/results, and nothing that is not."""
 
 import json
 
@@ -8,9 +8,17 @@ import results_page
 OWNERS = ("own", "classmate", "other")
 
 
-def test_the_page_is_up_to_date():
-    page = results_page.PAGE.read_text()
-    assert results_page.with_tables(page, results_page.blocks()) == page
+@pytest.mark.parametrize(
+    ("file", "blocks"),
+    [
+        (results_page.PAGE, results_page.blocks),
+        (results_page.PLANTED_PAGE, results_page.planted_blocks),
+    ],
+)
+def test_the_page_is_up_to_date(file, blocks):
+    page = file.read_text()
+    assert page.count("<!-- end -->") == len(blocks())
+    assert results_page.with_tables(page, blocks()) == page
 
 
 def test_methods_of_one_size_stand_together():
