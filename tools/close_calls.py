@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pathways.baselines.registry import BaselineContext, make_sizes
+from pathways.evaluation.runs import explain_batches
 from pathways.evaluation.told import CLOSE, margins
 from pathways.measuring import shuffled_test
 from pathways.options import baseline_names, shares
@@ -31,8 +32,8 @@ def measured(run: Run, names: list[str], kept: list[float], images: int) -> dict
     figures = {}
     close = torch.cat([margins(run.explainer.target(part)) < CLOSE for part in inputs.split(64)])
     for name, method in methods.items():
-        batches = [method(part) for part in inputs.split(64)]
-        agrees = torch.cat([batch.gated_predictions == batch.predictions for batch in batches])
+        explained = explain_batches(method, inputs)
+        agrees = explained.gated_predictions == explained.predictions
         figures[name] = {
             "agreement": mean(agrees),
             "close": mean(agrees[close]),

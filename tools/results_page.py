@@ -307,7 +307,7 @@ def planted_blocks() -> dict[str, str]:
 
 
 def with_tables(page: str, tables: dict[str, str]) -> str:
-    """The page with the lines between ``<!-- NAME -->`` and ``<!-- end -->`` replaced."""
+    """A page with the lines between ``<!-- NAME -->`` and ``<!-- end -->`` replaced."""
     for name, lines in tables.items():
         pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
         if not pattern.search(page):
